@@ -1,0 +1,354 @@
+/*
+ * statistics.c: the state machine of one tensor's statistics.
+ *
+ * What lives here: which passes an operation needs, the memory for them, and after each pass the reduction of what the
+ * tiles left behind to a few numbers in the operation. What it must not know: elements (statistics_cpu.c and its CUDA
+ * twin see those), threads, devices.
+ *
+ * The k-th magnitude is an exact radix selection on 31 bits: COARSE finds the upper 16, FINE the lower 15. Equal
+ * magnitudes are common (bf16 deltas are small multiples of one ulp: up to a third of a tensor, methods notes 21), and
+ * the rule is mergekit's: lowest index first. The per-tile counts of FINE name the tile where the last kept one is, and
+ * CUT looks into that tile alone for its index.
+ */
+#include "statistics/statistics.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- which passes ------------------------------------------------------------------------------------------- */
+
+static int count_top(const struct merge_op *op)
+{
+    int n = 0;
+    for (int m = 0; m < op->n_models; m++)
+        n += op->models[m].keep == KEEP_TOP;
+    return n;
+}
+
+static bool needs_l1(const struct merge_op *op, int m)
+{
+    return op->rescale == RESCALE_L1 && (op->models[m].keep == KEEP_TOP || op->models[m].keep == KEEP_RANDOM);
+}
+
+static int count_l1(const struct merge_op *op)
+{
+    int n = 0;
+    for (int m = 0; m < op->n_models; m++)
+        n += needs_l1(op, m);
+    return n;
+}
+
+static int count_pairs(const struct merge_op *op)
+{
+    return op->n_models * (op->n_models + 1) / 2;
+}
+
+static enum stat_pass pass_after_gram(const struct merge_op *op)
+{
+    return count_top(op) > 0 ? STAT_KTH_COARSE : count_l1(op) > 0 ? STAT_L1 : STAT_READY;
+}
+
+enum stat_pass statistics_first_pass(const struct merge_op *op)
+{
+    if (op->n_elems == 0)
+        return STAT_READY;
+    return op->needs_gram ? STAT_GRAM : pass_after_gram(op);
+}
+
+/* ---- memory ------------------------------------------------------------------------------------------------- */
+
+static uint64_t ceil_div(uint64_t n, uint64_t by)
+{
+    return n / by + (n % by != 0);
+}
+
+uint64_t statistics_max_bytes(const struct merge_op *op, uint64_t tile_elems)
+{
+    uint64_t n_tiles = ceil_div(op->n_elems, tile_elems), n_chunks = ceil_div(op->n_elems, TILE_CHUNK_ELEMS);
+    uint64_t bytes = sizeof(struct statistics);
+    if (op->n_elems == 0)
+        return bytes;
+    bytes += (uint64_t)count_top(op) *
+             (sizeof(struct kth) + KTH_COARSE_BINS * sizeof(uint64_t) + n_tiles * sizeof(struct kth_tile));
+    bytes += (uint64_t)count_l1(op) * 2 * n_chunks * sizeof(double);
+    if (op->needs_gram) {
+        uint64_t n_pairs = (uint64_t)count_pairs(op), n_models = (uint64_t)op->n_models;
+        if (op->axis == AXIS_TENSOR)
+            bytes += n_pairs * n_chunks * sizeof(double);
+        else if (op->axis == AXIS_ROWS)
+            bytes += n_pairs * FIXED_SUM_LANES * sizeof(double) + op->n_rows * n_models * sizeof(float);
+        else
+            bytes += op->row_elems * (n_pairs * sizeof(double) + n_models * sizeof(float));
+    }
+    return bytes;
+}
+
+static bool allocate_kth(struct statistics *s, const struct merge_op *op)
+{
+    s->kth = calloc((size_t)s->n_kth, sizeof *s->kth);
+    if (s->kth == NULL)
+        return false;
+    int next = 0;
+    for (int m = 0; m < op->n_models; m++) {
+        if (op->models[m].keep != KEEP_TOP)
+            continue;
+        struct kth *kth = &s->kth[next++];
+        kth->model = m;
+        kth->rank = op->models[m].k;
+        kth->histogram = calloc(KTH_COARSE_BINS, sizeof *kth->histogram);
+        kth->tiles = calloc(s->n_tiles, sizeof *kth->tiles);
+        if (kth->histogram == NULL || kth->tiles == NULL)
+            return false;
+    }
+    return true;
+}
+
+static bool allocate_gram(struct statistics *s, const struct merge_op *op)
+{
+    if (op->axis == AXIS_TENSOR) {
+        s->gram = calloc((size_t)s->n_pairs * s->n_chunks, sizeof *s->gram);
+        return s->gram != NULL;
+    }
+    s->vectors.n_vectors = op->axis == AXIS_ROWS ? op->n_rows : op->row_elems;
+    size_t sums_per_pair = op->axis == AXIS_ROWS ? FIXED_SUM_LANES : (size_t)op->row_elems;
+    s->vectors.sums = calloc((size_t)s->n_pairs * sums_per_pair, sizeof *s->vectors.sums);
+    s->vectors.weights = calloc(s->vectors.n_vectors * (size_t)op->n_models, sizeof *s->vectors.weights);
+    return s->vectors.sums != NULL && s->vectors.weights != NULL;
+}
+
+struct statistics *statistics_new(const struct merge_op *op, uint64_t tile_elems)
+{
+    struct statistics *s = calloc(1, sizeof *s);
+    if (s == NULL)
+        return NULL;
+    s->pass = statistics_first_pass(op);
+    s->n_elems = op->n_elems;
+    s->tile_elems = tile_elems;
+    s->n_tiles = (size_t)ceil_div(op->n_elems, tile_elems);
+    s->n_chunks = (size_t)ceil_div(op->n_elems, TILE_CHUNK_ELEMS);
+    s->n_models = op->n_models;
+    s->n_pairs = count_pairs(op);
+    if (s->pass == STAT_READY)
+        return s;
+    s->n_kth = count_top(op);
+    for (int m = 0; m < op->n_models; m++)
+        if (needs_l1(op, m))
+            s->l1_models[s->n_l1++] = m;
+    bool ok = s->n_kth == 0 || allocate_kth(s, op);
+    if (ok && op->needs_gram)
+        ok = allocate_gram(s, op);
+    if (ok && s->n_l1 > 0) {
+        s->l1 = calloc((size_t)s->n_l1 * 2 * s->n_chunks, sizeof *s->l1);
+        ok = s->l1 != NULL;
+    }
+    if (!ok) {
+        statistics_free(s);
+        return NULL;
+    }
+    return s;
+}
+
+void statistics_free(struct statistics *s)
+{
+    if (s == NULL)
+        return;
+    for (int i = 0; s->kth != NULL && i < s->n_kth; i++) {
+        free(s->kth[i].histogram);
+        free(s->kth[i].tiles);
+    }
+    free(s->kth);
+    free(s->gram);
+    free(s->vectors.sums);
+    free(s->vectors.weights);
+    free(s->l1);
+    free(s);
+}
+
+enum stat_pass statistics_pass(const struct statistics *s)
+{
+    return s->pass;
+}
+
+bool statistics_in_order(const struct statistics *s)
+{
+    return s->pass == STAT_GRAM && s->gram == NULL;
+}
+
+bool statistics_needs_tile(const struct statistics *s, size_t tile_index)
+{
+    if (s->pass == STAT_READY)
+        return false;
+    if (s->pass != STAT_KTH_CUT)
+        return true;
+    for (int i = 0; i < s->n_kth; i++)
+        if (s->kth[i].needs_cut && s->kth[i].cut_tile == tile_index)
+            return true;
+    return false;
+}
+
+/* ---- after the k-th passes ---------------------------------------------------------------------------------- */
+
+/* The bin that holds the element of this rank counted from the top; *rank becomes its rank inside that bin. */
+static uint32_t find_bin(const uint64_t *histogram, uint32_t n_bins, uint64_t *rank)
+{
+    uint32_t bin = n_bins - 1;
+    while (bin > 0 && histogram[bin] < *rank) {
+        *rank -= histogram[bin];
+        bin--;
+    }
+    return bin;
+}
+
+static void finish_coarse(struct statistics *s)
+{
+    for (int i = 0; i < s->n_kth; i++) {
+        struct kth *kth = &s->kth[i];
+        kth->coarse_bin = find_bin(kth->histogram, KTH_COARSE_BINS, &kth->rank);
+        memset(kth->histogram, 0, KTH_FINE_BINS * sizeof *kth->histogram);
+    }
+}
+
+static uint64_t equal_in_tile(const struct kth *kth, size_t tile)
+{
+    const struct kth_tile *t = &kth->tiles[tile];
+    if (kth->needs_ties)
+        return t->n_equal;
+    for (uint32_t v = 0; v < t->n_values; v++)
+        if (t->values[v].low_bits == (kth->threshold & (KTH_FINE_BINS - 1)))
+            return t->values[v].count;
+    return 0;
+}
+
+/* Names the tile in which the last kept one of the equal elements lies. */
+static void find_cut_tile(struct statistics *s, struct kth *kth)
+{
+    uint64_t left = kth->n_keep_equal;
+    size_t tile = 0;
+    for (; tile + 1 < s->n_tiles; tile++) {
+        uint64_t here = equal_in_tile(kth, tile);
+        if (here >= left)
+            break;
+        left -= here;
+    }
+    kth->needs_cut = true;
+    kth->cut_tile = tile;
+    kth->cut_rank = left;
+}
+
+static enum stat_pass finish_fine(struct statistics *s)
+{
+    enum stat_pass next = STAT_KTH_CUT;
+    for (int i = 0; i < s->n_kth; i++) {
+        struct kth *kth = &s->kth[i];
+        uint32_t low = find_bin(kth->histogram, KTH_FINE_BINS, &kth->rank);
+        kth->threshold = (kth->coarse_bin << KTH_FINE_BITS) | low;
+        kth->n_equal = kth->histogram[low];
+        kth->n_keep_equal = kth->rank;
+        kth->cut_element = s->n_elems - 1; /* right if all equal ones are kept; no CUT then */
+        if (kth->n_keep_equal == kth->n_equal)
+            continue;
+        for (size_t tile = 0; tile < s->n_tiles; tile++)
+            kth->needs_ties |= kth->tiles[tile].n_values > KTH_TILE_VALUES;
+        if (kth->needs_ties)
+            next = STAT_KTH_TIES;
+        else
+            find_cut_tile(s, kth);
+    }
+    return next;
+}
+
+static void finish_ties(struct statistics *s)
+{
+    for (int i = 0; i < s->n_kth; i++)
+        if (s->kth[i].needs_ties)
+            find_cut_tile(s, &s->kth[i]);
+}
+
+static bool any_needs_cut(const struct statistics *s)
+{
+    bool any = false;
+    for (int i = 0; i < s->n_kth; i++)
+        any |= s->kth[i].needs_cut;
+    return any;
+}
+
+static enum stat_pass finish_kth(struct statistics *s, struct merge_op *op)
+{
+    for (int i = 0; i < s->n_kth; i++) {
+        op->models[s->kth[i].model].threshold = s->kth[i].threshold;
+        op->models[s->kth[i].model].tie_index = s->kth[i].cut_element;
+    }
+    return s->n_l1 > 0 ? STAT_L1 : STAT_READY;
+}
+
+/* ---- after the others --------------------------------------------------------------------------------------- */
+
+/* mergekit notes 3.9.0, with the sums in fp64 and the ratio rounded once. */
+static void finish_l1(struct statistics *s, struct merge_op *op)
+{
+    for (int i = 0; i < s->n_l1; i++) {
+        double all = fixed_sum_tree(&s->l1[(size_t)(2 * i) * s->n_chunks], s->n_chunks);
+        double kept = fixed_sum_tree(&s->l1[(size_t)(2 * i + 1) * s->n_chunks], s->n_chunks);
+        op->models[s->l1_models[i]].scale = all < 1e-7 || kept < 1e-7 ? 1.0f : (float)(all / kept);
+    }
+}
+
+void statistics_fill_gram(const double *pair_sums, size_t stride, int n, double *gram)
+{
+    for (int i = 0; i < n; i++)
+        for (int j = i; j < n; j++)
+            gram[i * n + j] = gram[j * n + i] = pair_sums[(size_t)gram_pair(i, j, n) * stride];
+}
+
+static void finish_gram(struct statistics *s, struct merge_op *op)
+{
+    int n = s->n_models;
+    double gram[METHOD_MAX_MODELS * METHOD_MAX_MODELS];
+    if (op->axis == AXIS_TENSOR) {
+        double sums[METHOD_MAX_MODELS * (METHOD_MAX_MODELS + 1) / 2];
+        float weights[METHOD_MAX_MODELS];
+        for (int p = 0; p < s->n_pairs; p++)
+            sums[p] = fixed_sum_tree(&s->gram[(size_t)p * s->n_chunks], s->n_chunks);
+        statistics_fill_gram(sums, 1, n, gram);
+        op->method->coefficients(op, gram, weights);
+        for (int m = 0; m < n; m++)
+            op->models[m].weight = weights[m];
+        return;
+    }
+    if (op->axis == AXIS_COLUMNS)
+        for (uint64_t v = 0; v < s->vectors.n_vectors; v++) {
+            statistics_fill_gram(&s->vectors.sums[v], (size_t)s->vectors.n_vectors, n, gram);
+            op->method->coefficients(op, gram, &s->vectors.weights[v * (uint64_t)n]);
+        }
+    op->vector_weights = s->vectors.weights; /* rows are finished as they end, by the driver */
+}
+
+enum stat_pass statistics_finish_pass(struct statistics *s, struct merge_op *op)
+{
+    switch (s->pass) {
+    case STAT_GRAM:
+        finish_gram(s, op);
+        s->pass = pass_after_gram(op);
+        break;
+    case STAT_KTH_COARSE:
+        finish_coarse(s);
+        s->pass = STAT_KTH_FINE;
+        break;
+    case STAT_KTH_FINE:
+        s->pass = finish_fine(s);
+        if (s->pass == STAT_KTH_CUT && !any_needs_cut(s))
+            s->pass = finish_kth(s, op);
+        break;
+    case STAT_KTH_TIES:
+        finish_ties(s);
+        s->pass = STAT_KTH_CUT;
+        break;
+    case STAT_KTH_CUT: s->pass = finish_kth(s, op); break;
+    case STAT_L1:
+        finish_l1(s, op);
+        s->pass = STAT_READY;
+        break;
+    case STAT_READY: break;
+    }
+    return s->pass;
+}
