@@ -1,0 +1,129 @@
+/*
+ * plan.h: the whole merge, decided before the first tensor byte is read.
+ *
+ * What lives here: recipe x checkpoints -> jobs (one per output tensor), the complete output layout (every shard's
+ * name, header and offsets), the memory plan, and the fingerprint that says whether two plans give the same bytes. A
+ * plan is a pure function of the recipe, the headers and the options. What it must not know: threads, progress, or how
+ * tiles are computed.
+ */
+#ifndef WM_PLAN_H
+#define WM_PLAN_H
+
+#include "base/arena.h"
+#include "base/dtype.h"
+#include "base/error.h"
+#include "base/hash.h"
+#include "checkpoint/checkpoint.h"
+#include "methods/method.h"
+#include "recipe/recipe.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define PLAN_DATA_ALIGN           4096u       /* the data section of every shard starts on a page */
+#define PLAN_DEFAULT_SHARD_BYTES  5000000000u /* mergekit's --out-shard-size default */
+#define PLAN_DEFAULT_MEMORY_BYTES ((uint64_t)2 << 30)
+#define PLAN_MIN_TILE_BYTES       ((uint64_t)64 << 10)
+#define PLAN_MAX_TILE_BYTES       ((uint64_t)64 << 20)
+#define PLAN_MAX_STATISTICS_JOBS  3u /* tensors whose statistics state may exist at once */
+#define PLAN_DEFAULT_TILE_BYTES   ((uint64_t)1 << 20)
+
+enum plan_action {
+    PLAN_MERGE, /* run the method */
+    PLAN_COPY   /* the bytes of source 0; every other source must hold the same bytes (integers, packed types), unless
+                   there is only one source */
+};
+
+/* One input of a job: the first n_elems elements of a tensor (fewer than it has when vocabularies differ). */
+struct plan_source {
+    int model; /* index into plan.models */
+    const struct ckpt_tensor *tensor;
+};
+
+struct plan_job {
+    const char *name;
+    enum plan_action action;
+    enum wm_dtype dtype; /* of the output */
+    int n_dims;
+    const uint64_t *shape;
+    uint64_t n_elems, n_bytes;
+    int shard;
+    uint64_t begin;              /* absolute offset in the shard's file */
+    struct plan_source *sources; /* in the order of the operation's inputs (a special base first) */
+    int n_sources;
+    bool has_base;        /* source 0 is a special base */
+    bool plain;           /* PLAN_MERGE of one source that is taken over as it is (its type may still change) */
+    double depth;         /* gradient position t */
+    const double *params; /* resolved global values, by method->params index  */
+    const double (*model_params)[METHOD_MAX_PARAMS]; /* [n_sources - has_base]                           */
+    const char *note; /* why this tensor is handled specially ("copied from m: base lacks it"), or NULL  */
+};
+
+struct plan_shard {
+    const char *name;   /* "model-00001-of-00003.safetensors" */
+    uint64_t n_bytes;   /* of the file, header included       */
+    const void *header; /* length prefix + JSON + padding      */
+    size_t n_header_bytes;
+    size_t first_job, n_jobs;
+};
+
+/* Who gets how much of the budget (bytes). The engine takes exactly this. */
+struct plan_memory {
+    uint64_t budget;       /* what the user allowed for the process                        */
+    uint64_t reserve;      /* code, stacks, library, allocator                             */
+    uint64_t tables;       /* headers, plan, journal                                       */
+    uint64_t scratch;      /* compute threads' scratch                                     */
+    uint64_t statistics;   /* statistics state of the jobs in flight                       */
+    uint64_t input_slots;  /* the ring: n_slots x slot_bytes                               */
+    uint64_t output_slots; /* n_out_slots x out_slot_bytes                                 */
+    uint64_t total;
+    uint64_t tile_elems; /* elements of a tile: a multiple of TILE_CHUNK_ELEMS           */
+    uint64_t slot_bytes; /* one tile of one input, O_DIRECT slack included               */
+    uint64_t n_slots;
+    uint64_t out_slot_bytes;
+    uint64_t n_out_slots;
+    int n_compute, n_readers, n_writers; /* threads */
+};
+
+struct plan {
+    struct arena arena;
+    const struct recipe *recipe; /* borrowed */
+    struct ckpt **models;        /* [n_models]: recipe->models in order, then the base if it is not listed; entries that
+                                    name the same checkpoint share one pointer */
+    int n_models;
+    int base;  /* index into models, or -1 */
+    int donor; /* whose config, tokenizer and side files the output gets: the base, else the first model */
+
+    struct plan_job *jobs; /* in file order: shard, then offset */
+    size_t n_jobs;
+    struct plan_shard *shards;
+    int n_shards;
+
+    uint64_t bytes_in, bytes_out, n_params; /* tensor bytes read once, written; elements written */
+    uint64_t bytes_to_read;                 /* with the extra passes of tensors that do not fit the budget */
+    uint64_t seed;
+    enum wm_dtype config_dtype; /* for config.json: of the largest part of the output */
+    int64_t vocab_size;         /* new vocab_size for config.json, or -1: unchanged */
+    int tie_word_embeddings;    /* 0 or 1: set it in config.json; -1: unchanged */
+    struct plan_memory memory;
+    struct hash128 fingerprint;
+};
+
+/* Opens nothing: the checkpoints are given, in the order of plan.models (ownership stays with the caller). Every
+ * problem of every tensor is reported through `problems` (also when the result is a failure). WM_BAD_CONFIG,
+ * WM_BAD_DATA, WM_TEMPORARY. */
+enum wm_status plan_new(struct plan **plan, const struct recipe *recipe, struct ckpt *const *models, int n_models,
+                        const struct wm_options *options, struct problems *problems, struct wm_error *err);
+void plan_free(struct plan *plan);
+
+/* The operation of a PLAN_MERGE job. Deterministic; cheap. */
+enum wm_status plan_job_op(const struct plan *plan, const struct plan_job *job, struct merge_op *op,
+                           struct wm_error *err);
+/* Statistics passes read a job's inputs again unless all its tiles fit into the ring at once. */
+bool plan_job_is_resident(const struct plan *plan, const struct plan_job *job);
+uint64_t plan_source_bytes(const struct plan_job *job, int source); /* that the job reads of one source */
+/* Which checkpoint the recipe's model i is, in messages: the reference text. */
+const char *plan_model_name(const struct plan *plan, int model);
+
+#endif
