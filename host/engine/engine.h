@@ -1,0 +1,57 @@
+/*
+ * engine.h: carrying a plan out.
+ *
+ * What lives here: the run over a plan's jobs (readers, compute, writers over a ring of tiles), resumption from the
+ * journal, and the output directory from lock to commit. What it must not know: how recipes become plans, and what
+ * goes into cards and manifests (the caller writes those between engine_run and output_commit).
+ */
+#ifndef WM_ENGINE_H
+#define WM_ENGINE_H
+
+#include "plan/plan.h"
+
+/* ---- the output directory ----------------------------------------------------------------------------------- */
+
+/* Built as "<parent>/.<name>.warpmerge-partial", renamed to <out> at the commit. */
+struct output {
+    char *final_path;   /* the name the user gave, without trailing slashes */
+    char *partial_path; /* where everything is written until the commit     */
+    int lock_fd;
+    bool replaces; /* final_path exists and is to be replaced (overwrite) */
+    bool resumes;  /* an earlier run's partial directory was found        */
+};
+
+/* Before anything is started: refuses an output that is one of the inputs or contains or lies in one, a non-empty
+ * output (unless options->overwrite), a parent that does not exist or cannot be written, too little free space, and a
+ * partial directory another process works on. Creates and locks the partial directory. WM_CANT_CREATE, WM_TEMPORARY. */
+enum wm_status output_open(struct output *output, const char *out_path, const struct plan *plan,
+                           const struct wm_options *options, struct problems *problems, struct wm_error *err);
+/* The checks of output_open alone, creating nothing (for `plan`). */
+enum wm_status output_check(const char *out_path, const struct plan *plan, const struct wm_options *options,
+                            struct problems *problems, struct wm_error *err);
+/* Removes the journal, syncs the directory, renames it into place, syncs the parent. */
+enum wm_status output_commit(struct output *output, const struct wm_options *options, struct wm_error *err);
+void output_release(struct output *output); /* unlocks; an uncommitted partial directory stays for the next run */
+
+/* ---- the run ------------------------------------------------------------------------------------------------ */
+
+struct engine_result {
+    struct hash128 *job_hashes; /* [n_jobs] of each output tensor (tree hash, see journal.h); malloc'ed */
+    uint64_t bytes_read, bytes_written, bytes_resumed;
+    uint64_t n_resumed_jobs;
+    double seconds; /* whole run, fsync included */
+    double sync_seconds;
+    double read_busy, compute_busy, write_busy; /* thread-seconds spent in each stage */
+    uint64_t peak_rss_bytes;                    /* of the process so far */
+    const char *limiter;                        /* "reading", "computing", "writing", "syncing": where most time went */
+    const char *compute;                        /* "cpu avx512" */
+};
+
+/* Writes every shard of the plan into output->partial_path and makes them durable. Continues from the journal if there
+ * is one that fits the plan's fingerprint; a journal of another plan is refused unless options->restart. Calls
+ * options->on_progress on the calling thread. `cancel` may be set at any time by anyone. */
+enum wm_status engine_run(const struct plan *plan, const struct output *output, const struct wm_options *options,
+                          const volatile int *cancel, struct engine_result *result, struct wm_error *err);
+void engine_result_release(struct engine_result *result);
+
+#endif

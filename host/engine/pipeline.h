@@ -1,0 +1,36 @@
+/*
+ * pipeline.h: tiles from the inputs through the backend to the shards.
+ *
+ * What lives here: the entry point of the streaming run and what it needs. What it must not know: how the output
+ * directory is locked, resumed or committed.
+ */
+#ifndef WM_ENGINE_PIPELINE_H
+#define WM_ENGINE_PIPELINE_H
+
+#include "engine/backend.h"
+#include "engine/engine.h"
+#include "engine/journal.h"
+#include "engine/resume.h"
+
+struct pipeline_args {
+    const struct plan *plan;
+    const struct wm_options *options;
+    struct backend *backend;
+    const int *shard_fds;  /* [n_shards], open for writing, allocated, headers written */
+    const int *direct_fds; /* [n_shards], the same files with O_DIRECT, or -1 */
+    struct journal *journal;
+    struct resume *resume;      /* entries are taken out as their jobs begin */
+    struct hash128 *job_hashes; /* [n_jobs], filled */
+    const volatile int *cancel;
+    double start_seconds; /* file_now_seconds() when the run began, for progress */
+};
+
+struct pipeline_totals {
+    uint64_t bytes_read, bytes_written; /* written: computed in this run */
+    double read_busy, compute_busy, write_busy;
+};
+
+/* Runs every job that is not finished yet. On return all threads have ended; on failure what was journaled stays. */
+enum wm_status pipeline_run(const struct pipeline_args *args, struct pipeline_totals *totals, struct wm_error *err);
+
+#endif

@@ -1,0 +1,159 @@
+/* run_job.c: see run_job.h. */
+#include "engine/run_job.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static bool allocate(struct run_job *job, uint64_t tile_elems)
+{
+    size_t n_tiles, n_pairs;
+
+    job->n_tiles = (size_t)((job->plan_job->n_elems + tile_elems - 1) / tile_elems);
+    n_tiles = job->n_tiles ? job->n_tiles : 1;
+    n_pairs = n_tiles * (size_t)job->plan_job->n_sources;
+    job->ready = malloc(n_tiles * sizeof *job->ready);
+    job->arrived = calloc(n_tiles, 1);
+    job->slots = malloc(n_pairs * sizeof *job->slots);
+    job->data = calloc(n_pairs, sizeof *job->data);
+    if (!job->ready || !job->arrived || !job->slots || !job->data)
+        return false;
+    for (size_t i = 0; i < n_pairs; i++)
+        job->slots[i] = RUN_NO_SLOT;
+    return true;
+}
+
+static bool adopt(struct run_job *job, struct resume_job *finished)
+{
+    size_t n_pieces = resume_n_pieces(job->plan_job->n_elems);
+
+    if (!finished) {
+        job->digests = malloc((n_pieces ? n_pieces : 1) * sizeof *job->digests);
+        return job->digests != NULL;
+    }
+    job->digests = finished->digests;
+    job->piece_done = finished->piece_done;
+    finished->digests = NULL;
+    finished->piece_done = NULL;
+    resume_job_free(finished);
+    return true;
+}
+
+struct run_job *run_job_new(const struct plan *plan, size_t index, struct resume *resume, struct wm_error *err)
+{
+    struct run_job *job = calloc(1, sizeof *job);
+
+    if (!job)
+        goto no_memory;
+    job->index = index;
+    job->plan_job = &plan->jobs[index];
+    job->pass = STAT_READY;
+    merge_report_init(&job->report);
+    if (!allocate(job, plan->memory.tile_elems) || !adopt(job, resume_take(resume, index)))
+        goto no_memory;
+    if (job->plan_job->action == PLAN_MERGE && job->n_tiles) {
+        if (plan_job_op(plan, job->plan_job, &job->op, err) != WM_OK) {
+            run_job_free(job);
+            return NULL;
+        }
+        job->pass = statistics_first_pass(&job->op);
+        if (job->pass != STAT_READY) {
+            job->statistics = statistics_new(&job->op, plan->memory.tile_elems);
+            if (!job->statistics)
+                goto no_memory;
+            job->resident = plan_job_is_resident(plan, job->plan_job);
+        }
+    }
+    return job;
+no_memory:
+    run_job_free(job);
+    error_no_memory(err, "merging a tensor");
+    return NULL;
+}
+
+void run_job_free(struct run_job *job)
+{
+    if (!job)
+        return;
+    statistics_free(job->statistics);
+    free(job->ready);
+    free(job->arrived);
+    free(job->slots);
+    free(job->data);
+    free(job->digests);
+    free(job->piece_done);
+    free(job);
+}
+
+void run_job_push_ready(struct run_job *job, size_t tile)
+{
+    job->ready[(job->ready_first + job->n_ready++) % job->n_tiles] = (uint32_t)tile;
+}
+
+size_t run_job_pop_ready(struct run_job *job)
+{
+    size_t tile = job->ready[job->ready_first];
+
+    job->ready_first = (job->ready_first + 1) % job->n_tiles;
+    job->n_ready--;
+    return tile;
+}
+
+static bool in_order(const struct run_job *job)
+{
+    return job->pass != STAT_READY && statistics_in_order(job->statistics);
+}
+
+void run_job_arrived(struct run_job *job, size_t tile)
+{
+    job->arrived[tile] = 1;
+    if (!in_order(job) || tile == job->next_in_order)
+        run_job_push_ready(job, tile);
+}
+
+void run_job_advance_order(struct run_job *job)
+{
+    if (!in_order(job))
+        return;
+    job->next_in_order++;
+    if (job->next_in_order < job->n_tiles && job->arrived[job->next_in_order])
+        run_job_push_ready(job, job->next_in_order);
+}
+
+void run_job_begin_pass(struct run_job *job, bool data_is_there)
+{
+    job->n_pass_done = 0;
+    job->next_in_order = 0;
+    memset(job->arrived, 0, job->n_tiles);
+    job->next_read = data_is_there ? job->n_tiles : 0;
+    for (size_t t = 0; data_is_there && t < job->n_tiles; t++)
+        run_job_arrived(job, t);
+}
+
+bool run_job_tile_is_done(const struct run_job *job, size_t tile, uint64_t tile_elems)
+{
+    size_t first = tile * (size_t)(tile_elems / TILE_CHUNK_ELEMS),
+           end = first + (size_t)(tile_elems / TILE_CHUNK_ELEMS);
+    size_t n_pieces = resume_n_pieces(job->plan_job->n_elems);
+
+    if (!job->piece_done)
+        return false;
+    for (size_t p = first; p < end && p < n_pieces; p++)
+        if (!job->piece_done[p])
+            return false;
+    return true;
+}
+
+void run_job_fill_tile(const struct run_job *job, size_t tile, uint64_t tile_elems, struct merge_tile *out)
+{
+    const struct plan_job *p = job->plan_job;
+
+    memset(out, 0, sizeof *out);
+    out->index = tile;
+    out->first_elem = tile * tile_elems;
+    out->n_elems = (size_t)(p->n_elems - out->first_elem < tile_elems ? p->n_elems - out->first_elem : tile_elems);
+    out->out_dtype = p->dtype;
+    for (int s = 0; s < p->n_sources; s++) {
+        out->in[s] = job->data[tile * (size_t)p->n_sources + (size_t)s];
+        out->in_dtype[s] = p->sources[s].tensor->dtype;
+    }
+}

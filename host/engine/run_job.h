@@ -1,0 +1,61 @@
+/*
+ * run_job.h: one tensor on its way through the pipeline.
+ *
+ * What lives here: the state of a job between its first read and its last write: passes, tiles, the slots its tiles
+ * hold. Everything is touched under the pipeline's lock unless it says otherwise. What it must not know: threads.
+ */
+#ifndef WM_ENGINE_RUN_JOB_H
+#define WM_ENGINE_RUN_JOB_H
+
+#include "engine/resume.h"
+#include "methods/tile.h"
+#include "plan/plan.h"
+
+#define RUN_NO_SLOT UINT32_MAX
+
+struct run_job {
+    size_t index;
+    const struct plan_job *plan_job;
+    struct merge_op op;            /* PLAN_MERGE                                              */
+    struct statistics *statistics; /* NULL: none needed                                       */
+    enum stat_pass pass;           /* STAT_READY: the element-wise pass                       */
+    bool resident;                 /* all tiles stay in their slots between passes            */
+    bool finishing;                /* a thread is in statistics_finish_pass                   */
+    size_t n_tiles;
+
+    size_t next_read;          /* tile to read next in this pass; n_tiles: none           */
+    size_t n_pass_done;        /* tiles that went through this statistics pass            */
+    size_t n_finished;         /* tiles whose output is written, taken over, or refused   */
+    uint64_t n_slots_reserved; /* resident: slots set aside and not yet taken             */
+
+    uint32_t *ready; /* FIFO of tiles waiting for a compute thread, a ring      */
+    size_t ready_first, n_ready;
+    unsigned char *arrived; /* in-order passes: the tile's data is there               */
+    size_t next_in_order;
+
+    uint32_t *slots;           /* [n_tiles][n_sources] or RUN_NO_SLOT                     */
+    const void **data;         /* [n_tiles][n_sources] where in the slot the bytes begin  */
+    struct hash128 *digests;   /* [n_pieces]                                              */
+    unsigned char *piece_done; /* [n_pieces] taken over from an earlier run; NULL: none   */
+    struct merge_report report;
+    bool refused; /* a tile's values were refused; nothing of it was written */
+
+    struct run_job *next; /* in the list of active jobs, oldest first                */
+};
+
+/* Without statistics state when the operation needs none. NULL on failure, with err filled. */
+struct run_job *run_job_new(const struct plan *plan, size_t index, struct resume *resume, struct wm_error *err);
+void run_job_free(struct run_job *job);
+
+void run_job_push_ready(struct run_job *job, size_t tile);
+size_t run_job_pop_ready(struct run_job *job);
+/* Begins the job's current pass: nothing read, or for a resident job everything ready. */
+void run_job_begin_pass(struct run_job *job, bool data_is_there);
+/* The tile's data has arrived: makes it ready, or remembers it where tiles must go in order. */
+void run_job_arrived(struct run_job *job, size_t tile);
+/* After a tile of an in-order pass: makes the next one ready if it has arrived. */
+void run_job_advance_order(struct run_job *job);
+bool run_job_tile_is_done(const struct run_job *job, size_t tile, uint64_t tile_elems);
+void run_job_fill_tile(const struct run_job *job, size_t tile, uint64_t tile_elems, struct merge_tile *out);
+
+#endif

@@ -1,0 +1,226 @@
+/*
+ * schedule.c: see schedule.h. Jobs are admitted in file order. A job with statistics that fits gets all its slots at once
+ * (so that two half-loaded tensors can never wait for each other) and keeps them between passes; one that does not fit
+ * is read once per pass. Work is always taken from the oldest job that has some, which frees slots soonest.
+ */
+#include "engine/schedule.h"
+
+#include "base/text.h"
+
+#define MAX_ACTIVE_JOBS 64 /* enough that thousands of tiny tensors keep every thread busy */
+
+static void wake_everybody(struct pipeline *p)
+{
+    pthread_cond_broadcast(&p->can_read);
+    pthread_cond_broadcast(&p->can_compute);
+    pthread_cond_broadcast(&p->can_write);
+    pthread_cond_broadcast(&p->changed);
+}
+
+void schedule_fail(struct pipeline *p, const struct wm_error *err)
+{
+    error_set(&p->error, err->status, "%s", err->message);
+    p->stop = true;
+    wake_everybody(p);
+}
+
+void schedule_release_slots(struct pipeline *p, struct run_job *job, size_t tile)
+{
+    int n_sources = job->plan_job->n_sources;
+
+    for (int s = 0; s < n_sources; s++) {
+        uint32_t *slot = &job->slots[tile * (size_t)n_sources + (size_t)s];
+        if (*slot != RUN_NO_SLOT) {
+            p->free_slots[p->n_free_slots++] = *slot;
+            *slot = RUN_NO_SLOT;
+        }
+    }
+    pthread_cond_signal(&p->can_read);
+}
+
+static void refusal(struct pipeline *p, const struct run_job *job, struct wm_error *err)
+{
+    const struct plan_job *pj = job->plan_job;
+    const struct merge_report *r = &job->report;
+    char name[300];
+
+    text_display(name, sizeof name, pj->name);
+    for (int s = 0; s < pj->n_sources; s++) {
+        if (r->n_bad_in[s] && p->args->options->nonfinite == WM_POLICY_ERROR) {
+            error_set(err, WM_BAD_DATA,
+                      "tensor %s of %s: %llu of %llu values are NaN or infinite, the first at element "
+                      "%llu; repair that checkpoint, or add --nonfinite propagate to merge them as they are",
+                      name, plan_model_name(p->plan, pj->sources[s].model), (unsigned long long)r->n_bad_in[s],
+                      (unsigned long long)pj->n_elems, (unsigned long long)r->first_bad_in[s]);
+            return;
+        }
+    }
+    error_set(err, WM_BAD_DATA,
+              "tensor %s: %llu of %llu merged values do not fit %s, the first at element %llu; choose "
+              "out_dtype bfloat16 or float32, or add --overflow propagate to write infinities",
+              name, (unsigned long long)r->n_bad_out, (unsigned long long)pj->n_elems, dtype_name(pj->dtype),
+              (unsigned long long)r->first_bad_out);
+}
+
+static void complete_job(struct pipeline *p, struct run_job *job)
+{
+    struct run_job **at = &p->jobs;
+
+    if (job->refused) {
+        struct wm_error err = WM_ERROR_INIT;
+        refusal(p, job, &err);
+        schedule_fail(p, &err);
+    } else {
+        p->args->job_hashes[job->index] = hash_tree(job->digests, resume_n_pieces(job->plan_job->n_elems));
+        p->tensors_done++;
+    }
+    while (*at != job)
+        at = &(*at)->next;
+    *at = job->next;
+    p->last_job = NULL;
+    for (struct run_job *j = p->jobs; j; j = j->next)
+        p->last_job = j;
+    p->n_active--;
+    if (job->statistics)
+        p->n_active_with_statistics--;
+    run_job_free(job);
+    pthread_cond_broadcast(&p->can_read);
+    pthread_cond_signal(&p->changed);
+}
+
+void schedule_tile_finished(struct pipeline *p, struct run_job *job)
+{
+    if (++job->n_finished == job->n_tiles)
+        complete_job(p, job);
+}
+
+/* Takes the next job in; false if it has to wait (or there is none). A job that waits is kept as the candidate. */
+static bool admit(struct pipeline *p)
+{
+    const struct plan *plan = p->plan;
+    struct run_job *job;
+    uint64_t needed;
+
+    while (p->next_job < plan->n_jobs && p->args->resume->job_done[p->next_job]) {
+        p->next_job++;
+        p->tensors_done++;
+    }
+    if (p->next_job == plan->n_jobs || p->n_active >= MAX_ACTIVE_JOBS)
+        return false;
+    if (!p->candidate) {
+        struct wm_error err = WM_ERROR_INIT;
+        p->candidate = run_job_new(plan, p->next_job, p->args->resume, &err);
+        if (!p->candidate) {
+            schedule_fail(p, &err);
+            return false;
+        }
+    }
+    job = p->candidate;
+    needed = job->resident ? job->n_tiles * (uint64_t)job->plan_job->n_sources : 0;
+    if (p->n_active && ((job->statistics && p->n_active_with_statistics + 1 >= PLAN_MAX_STATISTICS_JOBS) ||
+                        needed > p->n_free_slots - p->n_reserved))
+        return false;
+    p->candidate = NULL;
+    job->n_slots_reserved = needed;
+    p->n_reserved += needed;
+    if (p->last_job)
+        p->last_job->next = job;
+    else
+        p->jobs = job;
+    p->last_job = job;
+    p->next_job++;
+    p->n_active++;
+    if (job->statistics)
+        p->n_active_with_statistics++;
+    run_job_begin_pass(job, false);
+    if (!job->n_tiles)
+        complete_job(p, job);
+    return true;
+}
+
+/* In the element-wise pass of a streamed job, tiles finished by an earlier run need no reading. */
+static void skip_finished_tiles(struct pipeline *p, struct run_job *job)
+{
+    while (job->pass == STAT_READY && job->next_read < job->n_tiles &&
+           run_job_tile_is_done(job, job->next_read, p->plan->memory.tile_elems)) {
+        job->next_read++;
+        job->n_finished++;
+    }
+}
+
+bool schedule_take_read(struct pipeline *p, struct run_job **out, size_t *tile)
+{
+    struct run_job *job, *next;
+
+again:
+    for (job = p->jobs; job; job = next) {
+        uint64_t n_sources = (uint64_t)job->plan_job->n_sources;
+        next = job->next;
+        if (job->finishing || job->next_read == job->n_tiles)
+            continue;
+        skip_finished_tiles(p, job);
+        if (job->next_read == job->n_tiles) {
+            if (job->n_finished == job->n_tiles)
+                complete_job(p, job);
+            continue;
+        }
+        if (job->n_slots_reserved) {
+            job->n_slots_reserved -= n_sources;
+            p->n_reserved -= n_sources;
+        } else if (p->n_free_slots - p->n_reserved < n_sources) {
+            return false; /* the oldest first: later jobs must not take what this one waits for */
+        }
+        *out = job;
+        *tile = job->next_read++;
+        for (uint64_t s = 0; s < n_sources; s++)
+            job->slots[*tile * n_sources + s] = p->free_slots[--p->n_free_slots];
+        return true;
+    }
+    if (!p->stop && admit(p))
+        goto again;
+    return false;
+}
+
+bool schedule_take_compute(struct pipeline *p, struct run_job **out, size_t *tile, uint32_t *out_slot)
+{
+    for (struct run_job *job = p->jobs; job; job = job->next) {
+        if (!job->n_ready || (job->pass == STAT_READY && !p->n_free_out_slots))
+            continue;
+        *out = job;
+        *tile = run_job_pop_ready(job);
+        *out_slot = job->pass == STAT_READY ? p->free_out_slots[--p->n_free_out_slots] : RUN_NO_SLOT;
+        return true;
+    }
+    return false;
+}
+
+void schedule_push_write(struct pipeline *p, const struct write_task *task)
+{
+    p->writes[(p->first_write + p->n_writes++) % p->plan->memory.n_out_slots] = *task;
+    pthread_cond_signal(&p->can_write);
+}
+
+bool schedule_take_write(struct pipeline *p, struct write_task *task)
+{
+    if (!p->n_writes)
+        return false;
+    *task = p->writes[p->first_write];
+    p->first_write = (p->first_write + 1) % p->plan->memory.n_out_slots;
+    p->n_writes--;
+    return true;
+}
+
+void schedule_release_out_slot(struct pipeline *p, uint32_t out_slot)
+{
+    p->free_out_slots[p->n_free_out_slots++] = out_slot;
+    pthread_cond_signal(&p->can_compute);
+}
+
+bool schedule_is_done(struct pipeline *p)
+{
+    if (p->next_job < p->plan->n_jobs || p->jobs)
+        return false;
+    p->all_done = true;
+    wake_everybody(p);
+    return true;
+}

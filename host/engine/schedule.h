@@ -1,0 +1,65 @@
+/*
+ * schedule.h: who does what next.
+ *
+ * What lives here: the pipeline's shared state and the decisions made on it, all under its one lock: which tile is read
+ * next, which is computed next, what a finished tile sets free. For pipeline.c and schedule.c only. What it must not
+ * know: how tiles are read, computed or written.
+ */
+#ifndef WM_ENGINE_SCHEDULE_H
+#define WM_ENGINE_SCHEDULE_H
+
+#include "engine/pipeline.h"
+#include "engine/run_job.h"
+
+#include <pthread.h>
+
+struct write_task {
+    struct run_job *job;
+    size_t tile;
+    uint32_t out_slot;
+    uint64_t n_elems;
+    struct hash128 hash;
+};
+
+struct pipeline {
+    const struct pipeline_args *args;
+    const struct plan *plan;
+    struct source ***sources; /* [n_models][n_files], opened on first use */
+
+    pthread_mutex_t lock;
+    pthread_cond_t can_read, can_compute, can_write, changed;
+    struct run_job *jobs, *last_job; /* active, oldest first */
+    struct run_job *candidate;       /* built, waiting for its slots */
+    size_t next_job;                 /* to admit */
+    size_t n_active, n_active_with_statistics;
+    uint32_t *free_slots, *free_out_slots;
+    uint64_t n_free_slots, n_free_out_slots, n_reserved;
+    struct write_task *writes; /* a ring of n_out_slots */
+    uint64_t first_write, n_writes;
+    bool stop, all_done;
+    struct wm_error error;
+    uint64_t tensors_done, bytes_read, bytes_written;
+    const char *shard; /* last written */
+    double read_busy, compute_busy, write_busy;
+
+    unsigned char *slots, *out_slots;
+};
+
+/* Every function below is called with the lock held. */
+
+/* Records the first error and wakes everybody up to stop. */
+void schedule_fail(struct pipeline *p, const struct wm_error *err);
+/* A tile to read, its slots taken; false: wait on can_read (or everything is admitted and done). */
+bool schedule_take_read(struct pipeline *p, struct run_job **job, size_t *tile);
+/* A tile to compute; for the element-wise pass with an output slot. false: wait on can_compute. */
+bool schedule_take_compute(struct pipeline *p, struct run_job **job, size_t *tile, uint32_t *out_slot);
+void schedule_push_write(struct pipeline *p, const struct write_task *task);
+bool schedule_take_write(struct pipeline *p, struct write_task *task);
+void schedule_release_slots(struct pipeline *p, struct run_job *job, size_t tile);
+void schedule_release_out_slot(struct pipeline *p, uint32_t out_slot);
+/* One tile of the element-wise pass is through; the last one completes the job, which is freed. */
+void schedule_tile_finished(struct pipeline *p, struct run_job *job);
+/* When nothing is left: marks the run as done and wakes everybody. */
+bool schedule_is_done(struct pipeline *p);
+
+#endif
