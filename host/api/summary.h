@@ -1,0 +1,12 @@
+/* summary.h: what a finished merge did, in words and as JSON. Internal to api/, the one room that sees both the plan's
+ * reports and the engine's results. */
+#ifndef WM_API_SUMMARY_H
+#define WM_API_SUMMARY_H
+
+#include "base/text.h"
+#include "engine/engine.h"
+
+void api_summary(const struct plan *plan, const struct engine_result *result, const char *out_path, int as_json,
+                 struct text *out);
+
+#endif
