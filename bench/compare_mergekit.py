@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """mergekit, warpmerge and a plain copy on the same checkpoints, config, cores and page cache, in one run.
 
-    make_checkpoint --shape tinyllama-1.1b --dtype bf16 --fine-tunes 2 --seed 1 --out CHECKPOINTS
+    make_checkpoint tinyllama-1.1b --fine-tunes 2 --seed 1 --out CHECKPOINTS
     python compare_mergekit.py --warpmerge build/warpmerge --plain-copy build/plain_copy CHECKPOINTS
 
 What lives here: processes, clocks and peak memory. Each round runs every contestant once, one after the other, each
@@ -28,6 +28,9 @@ import tempfile
 import time
 
 MERGEKIT = "import sys; sys.argv[0] = 'mergekit-yaml'; from mergekit.scripts.run_yaml import main; main()"
+# tests/golden/generate.py says why these two make mergekit's result a matter of the recipe alone.
+STABLE = "import torch; s = torch.argsort; torch.argsort = lambda x, **k: s(x, **{**k, 'stable': True}); "
+UNFUSED = {"ATEN_CPU_CAPABILITY": "default"}
 COUNT_UNEQUAL = """
 import glob, json, sys, torch
 from safetensors import safe_open
@@ -135,7 +138,8 @@ class Bench:
                 rows.append((label, [args.plain_copy, "--threads", threads, *extra, "--write", str(self.n_out), out,
                                      *self.files], out))
         out = self.out("mergekit", method)
-        rows.append(("mergekit", [args.mergekit_python, "-c", MERGEKIT, config, out, "--quiet", "--lazy-unpickle",
+        program = (STABLE if args.pin else "") + MERGEKIT
+        rows.append(("mergekit", [args.mergekit_python, "-c", program, config, out, "--quiet", "--lazy-unpickle",
                                   "--num-threads", threads], out))
         return [r for r in rows if args.warpmerge or not r[0].startswith("warpmerge")]
 
@@ -195,6 +199,8 @@ def main():
     parser.add_argument("--methods", default="linear,ties")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16",
                         help="of mergekit's arithmetic; the output is bf16 either way")
+    parser.add_argument("--pin", action="store_true", help="pin mergekit's sort and arithmetic, to compare outputs; "
+                        "its speed is then not its own")
     parser.add_argument("--runs", type=int, default=5, help="of warpmerge and the copy")
     parser.add_argument("--mergekit-runs", type=int, default=1)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
@@ -206,9 +212,11 @@ def main():
     args.checkpoints = os.path.abspath(args.checkpoints)
     cores = sorted(os.sched_getaffinity(0))[:args.threads]
     os.sched_setaffinity(0, cores)  # inherited by every contestant
+    if args.pin:
+        os.environ.update(UNFUSED)
     bench = Bench(args)
     raw = {"processor": processor(), "cores": len(cores), "dtype": args.dtype, "bytes_in": bench.n_in,
-           "bytes_out": bench.n_out, "methods": {}}
+           "bytes_out": bench.n_out, "pinned": args.pin, "methods": {}}
     try:
         if args.mergekit_runs:
             raw["mergekit_import_seconds"] = bench.import_seconds()
@@ -234,6 +242,8 @@ def main():
             o = result["outputs"]
             print(f"{method}: {o['unequal']} of {o['n_elems']} elements differ from mergekit's "
                   f"({100 * o['unequal'] / o['n_elems']:.4f} %), by at most {o['largest_difference']:.3g}.")
+    if args.pin:
+        print("mergekit's sort was made stable and its arithmetic unfused: its times are not its own.")
     if args.json:
         with open(args.json, "w") as f:
             json.dump(raw, f, indent=1)

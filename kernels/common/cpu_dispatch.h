@@ -9,6 +9,7 @@
 #define WM_KERNELS_CPU_DISPATCH_H
 
 #include "common/cpu_isa.h"
+#include "common/draw_block.h"
 #include "methods/tile.h"
 
 struct cpu_kernels {
@@ -46,7 +47,7 @@ struct cpu_scratch {
     _Alignas(64) float weights[CPU_BLOCK_ELEMS], sum[CPU_BLOCK_ELEMS], divisor[CPU_BLOCK_ELEMS];
     _Alignas(64) uint32_t magnitudes[CPU_BLOCK_ELEMS];
     _Alignas(64) uint16_t keys[CPU_BLOCK_ELEMS];
-    _Alignas(64) uint32_t draw_words[METHOD_MAX_MODELS][CPU_BLOCK_ELEMS / 2 + 8]; /* as 16-bit draws */
+    _Alignas(64) uint32_t draw_words[METHOD_MAX_MODELS][DRAW_BLOCK_WORDS(CPU_BLOCK_ELEMS)];
     _Alignas(64) double lanes[METHOD_MAX_MODELS * (METHOD_MAX_MODELS + 1) / 2][16];
     /* [models][copies][bins]; all zero between two tiles. From calloc: pages that no magnitude touches stay unmapped. */
     uint32_t *histograms;

@@ -16,7 +16,7 @@
  * Non-finite values: blocks are tested as a whole, and only a block that has one is looked at element by element.
  */
 #include "common/cpu_dispatch.h"
-#include "common/philox.h"
+#include "common/draw_block.h"
 #include "convert/convert_block.h"
 #include "methods/linear_math.h"
 #include "methods/task_vector_math.h"
@@ -51,21 +51,6 @@ static void span_thresholds(const struct merge_op *op, struct span *span)
                 span->n = (size_t)(model->tie_index - span->element) + 1;
         }
     }
-}
-
-/* The draws of a span as 16-bit numbers, low half of each word first (philox.h); the first one is element's. */
-static const uint16_t *draw_block(uint32_t *restrict words, uint64_t key, uint64_t element, size_t n)
-{
-    uint64_t first_call = element / PHILOX_DRAWS_PER_CALL;
-    size_t n_calls = (size_t)((element + n - 1) / PHILOX_DRAWS_PER_CALL - first_call) + 1;
-    for (size_t c = 0; c < n_calls; c++) {
-        struct philox_words call = philox_mask_call(key, first_call + c);
-        words[4 * c] = call.w[0];
-        words[4 * c + 1] = call.w[1];
-        words[4 * c + 2] = call.w[2];
-        words[4 * c + 3] = call.w[3];
-    }
-    return (const unaligned_u16 *)words + element % PHILOX_DRAWS_PER_CALL;
 }
 
 /* ---- step by step over blocks of fp32 ----------------------------------------------------------------------- */

@@ -13,7 +13,7 @@
  * Histograms belong to the thread (scratch) and are added to the tensor's atomically, bins in use only.
  */
 #include "common/cpu_dispatch.h"
-#include "common/philox.h"
+#include "common/draw_block.h"
 #include "convert/convert_block.h"
 #include "methods/task_vector_math.h"
 #include "statistics/statistics.h"
@@ -231,51 +231,39 @@ static void cut_model(struct kth *kth, const struct merge_tile *tile, struct cpu
 
 /* ---- L1 ----------------------------------------------------------------------------------------------------- */
 
-/* Kept elements of a block as 0 or 1. */
-static void keep_block(const struct merge_model *model, uint64_t element, size_t n, struct cpu_scratch *scratch,
-                       const uint32_t *restrict magnitudes, uint8_t *restrict keep)
+/* Kept magnitudes of a block, 0 for the others, as fp32. */
+static void kept_block(const struct merge_model *model, uint64_t element, size_t n, struct cpu_scratch *scratch,
+                       const uint32_t *restrict magnitudes, float *restrict kept)
 {
-    if (model->keep == KEEP_TOP) {
+    if (model->keep == KEEP_RANDOM) {
+        const unaligned_u16 *restrict draws = draw_block(scratch->draw_words[0], model->mask_key, element, n);
+        const uint32_t keep_below = model->keep_below;
         for (size_t i = 0; i < n; i++)
-            keep[i] = magnitudes[i] > model->threshold;
-        if (element <= model->tie_index)
-            for (size_t i = 0; i < n && i <= model->tie_index - element; i++)
-                keep[i] = magnitudes[i] >= model->threshold;
+            kept[i] = task_vector_keep_random(float_from_bits(magnitudes[i]), draws[i], keep_below);
         return;
     }
-    /* Blocks start at multiples of eight elements, so whole calls cover them. */
-    uint32_t *restrict words = scratch->draw_words[0];
-    for (size_t c = 0; c < (n + PHILOX_DRAWS_PER_CALL - 1) / PHILOX_DRAWS_PER_CALL; c++) {
-        struct philox_words call = philox_mask_call(model->mask_key, element / PHILOX_DRAWS_PER_CALL + c);
-        for (int w = 0; w < 4; w++)
-            words[4 * c + (size_t)w] = call.w[w];
-    }
-    const unaligned_u16 *draws = (const unaligned_u16 *)words;
-    for (size_t i = 0; i < n; i++)
-        keep[i] = draws[i] < model->keep_below;
+    size_t n_ties = element > model->tie_index            ? 0
+                    : model->tie_index - element >= n - 1 ? n
+                                                          : (size_t)(model->tie_index - element) + 1;
+    const int32_t threshold = (int32_t)model->threshold;
+    for (size_t i = 0; i < n_ties; i++)
+        kept[i] = task_vector_keep_top(float_from_bits(magnitudes[i]), threshold - 1);
+    for (size_t i = n_ties; i < n; i++)
+        kept[i] = task_vector_keep_top(float_from_bits(magnitudes[i]), threshold);
 }
 
-/* One block of fixed_sum.h: adds the block's lane sums to `lanes`. Its last 16 elements may be missing. */
-static void add_l1_block(const uint32_t *restrict magnitudes, const uint8_t *restrict keep, size_t n,
-                         double *restrict all_lanes, double *restrict kept_lanes)
+/* One block of fixed_sum.h: adds the block's lane sums to `lanes`. */
+static void add_sum_block(const float *restrict x, size_t n, double *restrict lanes)
 {
-    double all[FIXED_SUM_LANES] = {0}, kept[FIXED_SUM_LANES] = {0};
+    double sum[FIXED_SUM_LANES] = {0};
     size_t i = 0;
     for (; i + FIXED_SUM_LANES <= n; i += FIXED_SUM_LANES)
-        for (size_t l = 0; l < FIXED_SUM_LANES; l++) {
-            float magnitude = float_from_bits(magnitudes[i + l]);
-            all[l] += (double)magnitude;
-            kept[l] += (double)(keep[i + l] ? magnitude : 0.0f);
-        }
-    for (size_t l = 0; i + l < n; l++) {
-        float magnitude = float_from_bits(magnitudes[i + l]);
-        all[l] += (double)magnitude;
-        kept[l] += (double)(keep[i + l] ? magnitude : 0.0f);
-    }
-    for (size_t l = 0; l < FIXED_SUM_LANES; l++) {
-        all_lanes[l] += all[l];
-        kept_lanes[l] += kept[l];
-    }
+        for (size_t l = 0; l < FIXED_SUM_LANES; l++)
+            sum[l] += (double)x[i + l];
+    for (size_t l = 0; i + l < n; l++)
+        sum[l] += (double)x[i + l];
+    for (size_t l = 0; l < FIXED_SUM_LANES; l++)
+        lanes[l] += sum[l];
 }
 
 static void l1_chunk(const struct merge_op *op, struct statistics *s, const struct merge_tile *tile, size_t first,
@@ -289,10 +277,10 @@ static void l1_chunk(const struct merge_op *op, struct statistics *s, const stru
         load_base(tile, first, n, scratch);
         for (int i = 0; i < s->n_l1; i++) {
             int m = s->l1_models[i];
-            uint8_t *keep = (uint8_t *)scratch->keys;
             magnitude_block(tile, m, first, n, scratch->base, scratch->magnitudes);
-            keep_block(&op->models[m], tile->first_elem + first, n, scratch, scratch->magnitudes, keep);
-            add_l1_block(scratch->magnitudes, keep, n, scratch->lanes[2 * i], scratch->lanes[2 * i + 1]);
+            kept_block(&op->models[m], tile->first_elem + first, n, scratch, scratch->magnitudes, scratch->sum);
+            add_sum_block((const float *)scratch->magnitudes, n, scratch->lanes[2 * i]);
+            add_sum_block(scratch->sum, n, scratch->lanes[2 * i + 1]);
         }
     }
     for (int sum = 0; sum < 2 * s->n_l1; sum++)

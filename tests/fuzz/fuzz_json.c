@@ -2,7 +2,7 @@
  * fuzz_json.c: libFuzzer target of the JSON scanner and the gate. Beyond "no crash": the gate agrees with itself, what
  * it admits cJSON reads, and what cJSON prints of it is admitted again.
  *
- *     clang-14 -g -O1 -fsanitize=fuzzer,address,undefined ... tests/fuzz/fuzz_json.c host/base/*.c
+ *     cmake -DCMAKE_C_COMPILER=clang-14 -DWM_SANITIZE=asan -DWM_FUZZ=ON; fuzz_json -max_total_time=60 CORPUS
  */
 #include "base/json.h"
 #include "base/text.h"

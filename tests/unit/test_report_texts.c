@@ -335,7 +335,7 @@ static void many_shards_and_notes_fit_a_screen(void **state)
     enum { n = 1000 };
     static struct plan_shard shards[n];
     static struct plan_job jobs[n];
-    static char notes[n][16];
+    static char notes[n][24];
     struct hand_plan h;
     struct text out;
     size_t n_lines = 0;
