@@ -117,6 +117,61 @@ static unsigned char *out_bytes(const struct pipeline *p, const struct plan_job 
     return p->out_slots + (size_t)out_slot * p->plan->memory.out_slot_bytes + offset % PLAN_DATA_ALIGN;
 }
 
+/* ---- writers ------------------------------------------------------------------------------------------------- */
+
+/* Whole pages go past the page cache: what is written once and read by nobody soon should not cost a copy, push the
+ * inputs out of memory, and then be waited for in one long fsync (ext4 on a virtual NVMe drive, 2026-11-22: 2 GiB with
+ * fsync 1.1 s with O_DIRECT, 2.5 to 9 s without). The ends of a tile share their pages with its neighbours and go
+ * through the cache; no page is written both ways. */
+static enum wm_status write_bytes(struct pipeline *p, int shard, const unsigned char *bytes, size_t n_bytes,
+                                  uint64_t offset, struct wm_error *err)
+{
+    const char *name = p->plan->shards[shard].name;
+    int fd = p->args->shard_fds[shard], direct_fd = p->args->direct_fds[shard];
+    size_t head = (size_t)(-offset % PLAN_DATA_ALIGN), middle;
+    enum wm_status st = WM_OK;
+
+    if (direct_fd < 0 || n_bytes < MIN_DIRECT_BYTES)
+        return file_write_at(fd, name, bytes, n_bytes, offset, err);
+    middle = (n_bytes - head) / PLAN_DATA_ALIGN * PLAN_DATA_ALIGN;
+    if (head)
+        TRY(file_write_at(fd, name, bytes, head, offset, err));
+    TRY(file_write_at(direct_fd, name, bytes + head, middle, offset + head, err));
+    if (head + middle < n_bytes)
+        TRY(file_write_at(fd, name, bytes + head + middle, n_bytes - head - middle, offset + head + middle, err));
+out:
+    return st;
+}
+
+/* Called and left with the lock held. */
+static void write_one(struct pipeline *p, const struct write_task *task)
+{
+    const struct plan_job *pj = task->job->plan_job;
+    uint64_t bits = dtype_bits(pj->dtype), first = task->tile * p->plan->memory.tile_elems;
+    struct journal_record record = {task->job->index, first, task->n_elems, task->hash};
+    struct wm_error err = WM_ERROR_INIT;
+    enum wm_status st;
+    double began;
+
+    pthread_mutex_unlock(&p->lock);
+    began = file_now_seconds();
+    st = write_bytes(p, pj->shard, out_bytes(p, pj, task->tile, task->out_slot), (size_t)(task->n_elems * bits / 8),
+                     pj->begin + first * bits / 8, &err);
+    began = file_now_seconds() - began;
+    pthread_mutex_lock(&p->lock);
+    p->write_busy += began;
+    if (st == WM_OK)
+        st = journal_append(p->args->journal, &record, &err);
+    if (st != WM_OK) {
+        schedule_fail(p, &err);
+        return;
+    }
+    p->bytes_written += task->n_elems * bits / 8;
+    p->shard = p->plan->shards[pj->shard].name;
+    schedule_release_out_slot(p, task->out_slot);
+    schedule_tile_finished(p, task->job);
+}
+
 /* ---- compute ------------------------------------------------------------------------------------------------- */
 
 /* A tensor that is not computed with: every source must hold the same bytes. */
@@ -205,27 +260,40 @@ static void combine(struct pipeline *p, void *thread, struct run_job *job, size_
         schedule_tile_finished(p, job);
     } else {
         struct write_task task = {job, tile_index, out_slot, tile.n_elems, hash};
-        schedule_push_write(p, &task);
+        if (job->n_tiles == 1 && job->plan_job->n_bytes < MIN_DIRECT_BYTES)
+            write_one(p, &task); /* cheaper than handing it over */
+        else
+            schedule_push_write(p, &task);
     }
 }
 
-/* One tile of a statistics pass; the last one ends the pass. Called and left with the lock held. */
+/* One tile of a statistics pass; the last one ends the pass. A tensor of one tile goes through all its passes at once:
+ * thousands of tiny tensors must not cost a hand-over each time. Called and left with the lock held. */
 static void gather(struct pipeline *p, void *thread, struct run_job *job, size_t tile_index)
 {
+    const struct backend_ops *ops = p->args->backend->ops;
+    bool whole = job->resident && job->n_tiles == 1;
+    enum stat_pass pass = job->pass;
     struct wm_error err = WM_ERROR_INIT;
     struct merge_tile tile;
-    enum stat_pass pass;
     double began;
 
     run_job_fill_tile(job, tile_index, p->plan->memory.tile_elems, &tile);
     pthread_mutex_unlock(&p->lock);
     began = file_now_seconds();
-    (void)p->args->backend->ops->statistics(p->args->backend, thread, &job->op, job->statistics, &tile, &err);
+    do {
+        if (ops->statistics(p->args->backend, thread, &job->op, job->statistics, &tile, &err) == WM_OK && whole)
+            pass = statistics_finish_pass(job->statistics, &job->op);
+    } while (whole && pass != STAT_READY && err.status == WM_OK);
     began = file_now_seconds() - began;
     pthread_mutex_lock(&p->lock);
     p->compute_busy += began;
     if (err.status != WM_OK) {
         schedule_fail(p, &err);
+        return;
+    }
+    if (whole) {
+        schedule_begin_pass(p, job, pass);
         return;
     }
     run_job_advance_order(job);
@@ -243,10 +311,7 @@ static void gather(struct pipeline *p, void *thread, struct run_job *job, size_t
     pthread_mutex_lock(&p->lock);
     p->compute_busy += began;
     job->finishing = false;
-    job->pass = pass;
-    run_job_begin_pass(job, job->resident);
-    pthread_cond_broadcast(&p->can_compute);
-    pthread_cond_broadcast(&p->can_read);
+    schedule_begin_pass(p, job, pass);
 }
 
 static void *compute_thread(void *arg)
@@ -279,61 +344,6 @@ static void *compute_thread(void *arg)
     if (thread)
         p->args->backend->ops->thread_free(p->args->backend, thread);
     return NULL;
-}
-
-/* ---- writers ------------------------------------------------------------------------------------------------- */
-
-/* Whole pages go past the page cache: what is written once and read by nobody soon should not cost a copy, push the
- * inputs out of memory, and then be waited for in one long fsync (ext4 on a virtual NVMe drive, 2026-11-22: 2 GiB with
- * fsync 1.1 s with O_DIRECT, 2.5 to 9 s without). The ends of a tile share their pages with its neighbours and go
- * through the cache; no page is written both ways. */
-static enum wm_status write_bytes(struct pipeline *p, int shard, const unsigned char *bytes, size_t n_bytes,
-                                  uint64_t offset, struct wm_error *err)
-{
-    const char *name = p->plan->shards[shard].name;
-    int fd = p->args->shard_fds[shard], direct_fd = p->args->direct_fds[shard];
-    size_t head = (size_t)(-offset % PLAN_DATA_ALIGN), middle;
-    enum wm_status st = WM_OK;
-
-    if (direct_fd < 0 || n_bytes < MIN_DIRECT_BYTES)
-        return file_write_at(fd, name, bytes, n_bytes, offset, err);
-    middle = (n_bytes - head) / PLAN_DATA_ALIGN * PLAN_DATA_ALIGN;
-    if (head)
-        TRY(file_write_at(fd, name, bytes, head, offset, err));
-    TRY(file_write_at(direct_fd, name, bytes + head, middle, offset + head, err));
-    if (head + middle < n_bytes)
-        TRY(file_write_at(fd, name, bytes + head + middle, n_bytes - head - middle, offset + head + middle, err));
-out:
-    return st;
-}
-
-/* Called and left with the lock held. */
-static void write_one(struct pipeline *p, const struct write_task *task)
-{
-    const struct plan_job *pj = task->job->plan_job;
-    uint64_t bits = dtype_bits(pj->dtype), first = task->tile * p->plan->memory.tile_elems;
-    struct journal_record record = {task->job->index, first, task->n_elems, task->hash};
-    struct wm_error err = WM_ERROR_INIT;
-    enum wm_status st;
-    double began;
-
-    pthread_mutex_unlock(&p->lock);
-    began = file_now_seconds();
-    st = write_bytes(p, pj->shard, out_bytes(p, pj, task->tile, task->out_slot), (size_t)(task->n_elems * bits / 8),
-                     pj->begin + first * bits / 8, &err);
-    began = file_now_seconds() - began;
-    pthread_mutex_lock(&p->lock);
-    p->write_busy += began;
-    if (st == WM_OK)
-        st = journal_append(p->args->journal, &record, &err);
-    if (st != WM_OK) {
-        schedule_fail(p, &err);
-        return;
-    }
-    p->bytes_written += task->n_elems * bits / 8;
-    p->shard = p->plan->shards[pj->shard].name;
-    schedule_release_out_slot(p, task->out_slot);
-    schedule_tile_finished(p, task->job);
 }
 
 static void *writer_thread(void *arg)

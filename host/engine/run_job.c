@@ -60,6 +60,7 @@ struct run_job *run_job_new(const struct plan *plan, size_t index, struct resume
             job->statistics = statistics_new(&job->op, plan->memory.tile_elems);
             if (!job->statistics)
                 goto no_memory;
+            job->statistics_bytes = statistics_max_bytes(&job->op, plan->memory.tile_elems);
             job->resident = plan_job_is_resident(plan, job->plan_job);
         }
     }

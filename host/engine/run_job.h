@@ -18,6 +18,7 @@ struct run_job {
     const struct plan_job *plan_job;
     struct merge_op op;            /* PLAN_MERGE                                              */
     struct statistics *statistics; /* NULL: none needed                                       */
+    uint64_t statistics_bytes;     /* of its state, at most */
     enum stat_pass pass;           /* STAT_READY: the element-wise pass                       */
     bool resident;                 /* all tiles stay in their slots between passes            */
     bool finishing;                /* a thread is in statistics_finish_pass                   */

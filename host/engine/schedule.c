@@ -81,11 +81,9 @@ static void complete_job(struct pipeline *p, struct run_job *job)
     for (struct run_job *j = p->jobs; j; j = j->next)
         p->last_job = j;
     p->n_active--;
-    if (job->statistics)
-        p->n_active_with_statistics--;
+    p->statistics_bytes -= job->statistics_bytes;
     run_job_free(job);
-    pthread_cond_broadcast(&p->can_read);
-    pthread_cond_signal(&p->changed);
+    pthread_cond_signal(&p->can_read); /* the next job may come in, or the run is over */
 }
 
 void schedule_tile_finished(struct pipeline *p, struct run_job *job)
@@ -117,7 +115,9 @@ static bool admit(struct pipeline *p)
     }
     job = p->candidate;
     needed = job->resident ? job->n_tiles * (uint64_t)job->plan_job->n_sources : 0;
-    if (p->n_active && ((job->statistics && p->n_active_with_statistics + 1 >= PLAN_MAX_STATISTICS_JOBS) ||
+    /* The planned memory holds the states of the active jobs and of one candidate. */
+    if (p->n_active && (p->statistics_bytes + job->statistics_bytes >
+                            plan->memory.statistics / PLAN_MAX_STATISTICS_JOBS * (PLAN_MAX_STATISTICS_JOBS - 1) ||
                         needed > p->n_free_slots - p->n_reserved))
         return false;
     p->candidate = NULL;
@@ -130,8 +130,7 @@ static bool admit(struct pipeline *p)
     p->last_job = job;
     p->next_job++;
     p->n_active++;
-    if (job->statistics)
-        p->n_active_with_statistics++;
+    p->statistics_bytes += job->statistics_bytes;
     run_job_begin_pass(job, false);
     if (!job->n_tiles)
         complete_job(p, job);
@@ -192,6 +191,16 @@ bool schedule_take_compute(struct pipeline *p, struct run_job **out, size_t *til
         return true;
     }
     return false;
+}
+
+void schedule_begin_pass(struct pipeline *p, struct run_job *job, enum stat_pass next)
+{
+    job->pass = next;
+    run_job_begin_pass(job, job->resident);
+    if (!job->resident)
+        pthread_cond_signal(&p->can_read);
+    else if (job->n_ready > 1) /* the caller is about to take one itself */
+        pthread_cond_broadcast(&p->can_compute);
 }
 
 void schedule_push_write(struct pipeline *p, const struct write_task *task)

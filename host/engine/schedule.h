@@ -31,7 +31,8 @@ struct pipeline {
     struct run_job *jobs, *last_job; /* active, oldest first */
     struct run_job *candidate;       /* built, waiting for its slots */
     size_t next_job;                 /* to admit */
-    size_t n_active, n_active_with_statistics;
+    size_t n_active;
+    uint64_t statistics_bytes; /* of the active jobs */
     uint32_t *free_slots, *free_out_slots;
     uint64_t n_free_slots, n_free_out_slots, n_reserved;
     struct write_task *writes; /* a ring of n_out_slots */
@@ -57,6 +58,8 @@ void schedule_push_write(struct pipeline *p, const struct write_task *task);
 bool schedule_take_write(struct pipeline *p, struct write_task *task);
 void schedule_release_slots(struct pipeline *p, struct run_job *job, size_t tile);
 void schedule_release_out_slot(struct pipeline *p, uint32_t out_slot);
+/* Every tile of the current statistics pass is through, and `next` comes after it. */
+void schedule_begin_pass(struct pipeline *p, struct run_job *job, enum stat_pass next);
 /* One tile of the element-wise pass is through; the last one completes the job, which is freed. */
 void schedule_tile_finished(struct pipeline *p, struct run_job *job);
 /* When nothing is left: marks the run as done and wakes everybody. */
