@@ -61,7 +61,7 @@ struct json_scanner {
     enum json_flaw flaw;
     char problem[160]; /* "duplicate key \"a\"" ... without location */
     const char *line_begin;
-    size_t n_newlines; /* passed so far */
+    size_t n_newlines;   /* passed so far */
     size_t line, column; /* 1-based, of the last event or error; columns count bytes */
 };
 #define JSON_MAX_DEPTH 64

@@ -49,8 +49,8 @@ struct ckpt {
     int n_files;
     struct ckpt_tensor *tensors; /* in natural name order */
     size_t n_tensors;
-    uint64_t n_bytes;     /* of all tensors */
-    struct cJSON *config; /* config.json; NULL if there is none */
+    uint64_t n_bytes;       /* of all tensors */
+    struct cJSON *config;   /* config.json; NULL if there is none */
     struct name_map *names; /* of tensors, for ckpt_find */
 };
 

@@ -354,7 +354,7 @@ static void headers_have_the_usual_form(void **state)
 
 static void headers_we_could_not_read_are_not_written(void **state)
 {
-    static const uint64_t shape[] = {2, UINT64_MAX, UINT64_MAX};
+    static const uint64_t shape[] = {2, UINT64_MAX, UINT64_MAX}, odd[] = {3};
     static const struct {
         struct safetensors_entry entries[2];
         const char *part;
@@ -367,6 +367,7 @@ static void headers_we_could_not_read_are_not_written(void **state)
         {{{"a", WM_F32, 0, shape, 0, 4}, {"b", WM_F32, 0, shape, 5, 4}}, "place in the file"},
         {{{"a", WM_F32, 0, shape, 0, 4}, {"b", WM_F32, 1, shape, 4, 4}}, "\"b\": its size"},
         {{{"a", WM_F32, 0, shape, 0, 4}, {"b", WM_F4, 0, shape, 4, 1}}, "\"b\": its size"},
+        {{{"a", WM_F32, 0, shape, 0, 4}, {"b", WM_F4, 1, odd, 4, 1}}, "\"b\": its size"},
         {{{"a", WM_F32, 3, shape, 0, 4}, {"b", WM_F32, 0, shape, 4, 4}}, "\"a\": its size"},
         {{{"a", WM_N_DTYPES, 0, shape, 0, 4}, {"b", WM_F32, 0, shape, 4, 4}}, "its type"},
         {{{"a", WM_F32, 65, shape, 0, 4}, {"b", WM_F32, 0, shape, 4, 4}}, "dimensions"},
@@ -503,6 +504,33 @@ static void every_failing_call_is_an_error(void **state)
     assert_true(fail_call > 10);
 }
 
+static int swap_before_open(enum file_call call, const char *path)
+{
+    char other[CORPUS_PATH_BYTES];
+
+    corpus_path(other, "%s/other", root);
+    if (call == FILE_OPEN && strstr(path, "model.safetensors"))
+        corpus_need(rename(other, path) == 0, path);
+    return 0;
+}
+
+/* Somebody puts another file in place between our look at it and our opening. */
+static void a_file_swapped_while_opening_is_noticed(void **state)
+{
+    struct wm_error err = WM_ERROR_INIT;
+    char path[CORPUS_PATH_BYTES];
+    struct ckpt *ckpt;
+
+    (void)state;
+    corpus_path(path, "%s/model.safetensors", root);
+    corpus_write_shard(path, "a");
+    corpus_path(path, "%s/other", root);
+    corpus_write_shard(path, "b");
+    file_fault = swap_before_open;
+    assert_int_equal(ckpt_open(&ckpt, root, NULL, NULL, NULL, &err), WM_BAD_DATA);
+    assert_mentions(&err, "[FILE_CHANGED]");
+}
+
 /* Shards are closed once read: a model of more shards than descriptors opens. */
 static void descriptors_are_given_back(void **state)
 {
@@ -538,6 +566,7 @@ int main(void)
         CASE(headers_we_could_not_read_are_not_written),
         CASE(large_models_open_quickly),
         CASE(every_failing_call_is_an_error),
+        CASE(a_file_swapped_while_opening_is_noticed),
         CASE(descriptors_are_given_back),
     };
 

@@ -289,7 +289,10 @@ static void keys_are_a_set(void **state)
             assert_int_equal(fresh, round == 0);
         }
     assert_int_equal(keys.n_keys, n_keys);
+    arena_release(&arena);
     /* Told apart by length and by the bytes after a NUL. */
+    arena_init(&arena, 1 << 20);
+    json_keys_init(&keys, &arena);
     assert_true(json_keys_add(&keys, (struct json_text){"a\0b", 3}, &fresh) && fresh);
     assert_true(json_keys_add(&keys, (struct json_text){"a\0c", 3}, &fresh) && fresh);
     assert_true(json_keys_add(&keys, (struct json_text){"a", 1}, &fresh) && fresh);

@@ -3,7 +3,7 @@
 #include "base/text.h"
 #include "checkpoint/safetensors_read.h"
 #include "checkpoint/sniff.h"
-#include "corpus/corpus.h"
+#include "temp_dir.h"
 
 #include <errno.h>
 #include <setjmp.h>
@@ -92,15 +92,29 @@ static void run_case(void **state)
 
 /* ---- the same from files ------------------------------------------------------------------------------------ */
 
-static char folder[] = "/tmp/wm_test_safetensors_XXXXXX";
+static char root[64];
+
+static int set_up(void **state)
+{
+    (void)state;
+    temp_dir_make(root);
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    (void)state;
+    file_fault = NULL;
+    temp_dir_remove(root);
+    return 0;
+}
 
 static void files_get_the_same_verdicts(void **state)
 {
     char path[CORPUS_PATH_BYTES];
 
     (void)state;
-    assert_non_null(mkdtemp(folder));
-    corpus_path(path, "%s/m.safetensors", folder);
+    corpus_path(path, "%s/m.safetensors", root);
     for (size_t i = 0; i < CORPUS_N_HEADERS; i++) {
         const struct corpus_header *c = &corpus_headers[i];
         struct wm_error err = WM_ERROR_INIT;
@@ -127,8 +141,6 @@ static void files_get_the_same_verdicts(void **state)
         }
         arena_release(&arena);
     }
-    unlink(path);
-    rmdir(folder);
 }
 
 /* ---- details ------------------------------------------------------------------------------------------------ */
@@ -284,11 +296,10 @@ static int fail_nth(enum file_call call, const char *path)
 /* Each of the three system calls of a header fails once: an input/output error naming the file, and nothing leaks. */
 static void failing_reads_are_reported(void **state)
 {
-    char dir[] = "/tmp/wm_test_safetensors_XXXXXX", path[CORPUS_PATH_BYTES];
+    char path[CORPUS_PATH_BYTES];
 
     (void)state;
-    assert_non_null(mkdtemp(dir));
-    corpus_path(path, "%s/m.safetensors", dir);
+    corpus_path(path, "%s/m.safetensors", root);
     corpus_write_shard(path, "a,b");
     for (fail_call = 1; fail_call <= 4; fail_call++) {
         struct wm_error err = WM_ERROR_INIT;
@@ -312,8 +323,6 @@ static void failing_reads_are_reported(void **state)
         }
         arena_release(&arena);
     }
-    unlink(path);
-    rmdir(dir);
 }
 
 /* With too little memory a parse ends in WM_TEMPORARY, with enough in the right table, and nothing in between. */
@@ -354,5 +363,5 @@ int main(void)
         tests[i] =
             (struct CMUnitTest){corpus_headers[i].name, run_case, NULL, NULL, (void *)(uintptr_t)&corpus_headers[i]};
     memcpy(tests + CORPUS_N_HEADERS, others, sizeof others);
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, set_up, tear_down);
 }

@@ -132,6 +132,34 @@ static void all_missing_shards_are_named(void **state)
     assert_non_null(strstr(err.message, "3 of 4 shards are missing: s.safetensors, u.safetensors, v.safetensors;"));
 }
 
+/* Without an index the numbers in the shards' names tell. */
+static void the_first_missing_part_is_named(void **state)
+{
+    static const struct {
+        struct corpus_index folder;
+        const char *part;
+    } cases[] = {
+        {{.name = "no-first", .shards = "m-00002-of-00003.safetensors:b;m-00003-of-00003.safetensors:c"},
+         "1 of its 3 shards are missing (first: part 1)"},
+        {{.name = "no-second", .shards = "m-00001-of-00004.safetensors:a;m-00003-of-00004.safetensors:c"},
+         "2 of its 4 shards are missing (first: part 2)"},
+        {{.name = "no-last", .shards = "m-00001-of-00003.safetensors:a;m-00002-of-00003.safetensors:b"},
+         "1 of its 3 shards are missing (first: part 3)"},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct wm_error err = WM_ERROR_INIT;
+        char path[CORPUS_PATH_BYTES];
+        struct ckpt *ckpt;
+        corpus_write_folder(&cases[i].folder, root);
+        corpus_path(path, "%s/%s", root, cases[i].folder.name);
+        assert_int_equal(ckpt_open(&ckpt, path, NULL, NULL, NULL, &err), WM_NO_INPUT);
+        if (!strstr(err.message, cases[i].part))
+            fail_msg("\"%s\" is not in: %s", cases[i].part, err.message);
+    }
+}
+
 /* 100,000 tensors in 1,000 shards, so that anything quadratic shows. */
 static void a_large_index_is_quick(void **state)
 {
@@ -165,6 +193,7 @@ int main(void)
     static const struct CMUnitTest others[] = {
         cmocka_unit_test(the_table_is_right),
         cmocka_unit_test(all_missing_shards_are_named),
+        cmocka_unit_test(the_first_missing_part_is_named),
         cmocka_unit_test(a_large_index_is_quick),
     };
     static struct CMUnitTest tests[CORPUS_N_INDEXES + sizeof others / sizeof *others];

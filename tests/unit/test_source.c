@@ -258,7 +258,8 @@ static void auto_asks_the_page_cache(void **state)
     int fd = open(path, O_RDONLY | O_DIRECT | O_CLOEXEC);
     char byte;
     struct iovec piece = {&byte, 1};
-    bool still_cached;
+    const struct timespec pause = {0, 10000000};
+    bool still_cached = true;
 
     (void)state;
     assert_non_null(large);
@@ -269,11 +270,17 @@ static void auto_asks_the_page_cache(void **state)
         assert_false(reads_direct(WM_DIRECT_ON));
         skip();
     }
+    close(fd);
+    fd = open(path, O_RDONLY | O_CLOEXEC);
+    assert_true(fd >= 0);
     assert_true(reads_direct(WM_DIRECT_ON));
     assert_false(reads_direct(WM_DIRECT_AUTO)); /* just written, so cached */
     assert_int_equal(fsync(fd), 0);
-    assert_int_equal(posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED), 0);
-    still_cached = preadv2(fd, &piece, 1, n_large / 2, RWF_NOWAIT) >= 0 || errno != EAGAIN;
+    for (int i = 0; still_cached && i < 100; i++) { /* pages that a processor still holds in a batch stay */
+        assert_int_equal(posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED), 0);
+        still_cached = preadv2(fd, &piece, 1, n_large / 2, RWF_NOWAIT) >= 0 || errno != EAGAIN;
+        thrd_sleep(&pause, NULL);
+    }
     close(fd);
     if (still_cached) /* a file system that keeps its pages, or cannot tell */
         skip();
