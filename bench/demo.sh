@@ -1,5 +1,5 @@
 #!/bin/sh
-# The demo: a real checkpoint, two fine-tunes of it, one TIES merge.
+# The demo: a real checkpoint, two fine-tunes of it, one TIES merge, checked.
 #
 # usage: bench/demo.sh BUILD_DIR WORK_DIR
 #
@@ -70,5 +70,6 @@ cat "$work/config.yml"
 
 show "$build/warpmerge" plan "$work/config.yml" "$work/merged"
 show "$build/warpmerge" merge "$work/config.yml" "$work/merged"
+show "$build/warpmerge" verify "$work/merged"
 say "the merged model is in $work/merged"
 ls -l "$work/merged"

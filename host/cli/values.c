@@ -169,7 +169,7 @@ void value_put_json(FILE *f, const char *s)
         else if (c < 0x20 || c == 0x7F)
             fprintf(f, "\\u%04x", c);
         else if (n)
-            fwrite(s, 1, n, f);
+            fprintf(f, "%.*s", (int)n, s);
         else
             fputs("\\ufffd", f);
         s += n ? n : 1;

@@ -126,7 +126,7 @@ static void add_reading(struct text *t, const struct plan *plan)
     add_label(t, "reading");
     text_addf(t, "%s", text_decimal_bytes(once, sizeof once, plan->bytes_in));
     if (again)
-        text_addf(t, ", and %s again for statistics of tensors larger than the input ring (raise --memory to avoid it)",
+        text_addf(t, ", and %s again: tensors larger than the input ring (more --memory avoids it)",
                   text_decimal_bytes(twice, sizeof twice, again));
     else
         text_add(t, ", every byte once");

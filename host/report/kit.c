@@ -199,8 +199,9 @@ enum wm_status report_kit_check(const struct plan *plan, const struct wm_options
             TRY(modules_usable(path, &usable, err));
         if (!usable)
             problems_add(problems, WM_NOTE, WM_OK,
-                         "%s: modules.json names sub-folders, which are not copied, and is left out; for "
-                         "sentence-transformers copy it and them into the output by hand",
+                         "%s: modules.json (sentence-transformers) is not copied, as it names sub-folders; copy it and "
+                         "them into the "
+                         "output by hand if you need it",
                          plan_model_name(plan, plan->donor));
     }
 out:

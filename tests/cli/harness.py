@@ -14,7 +14,9 @@ import tempfile
 import traceback
 from pathlib import Path
 
-PROGRAM = sys.argv[1] if len(sys.argv) > 1 else "warpmerge"
+if len(sys.argv) < 2 or not Path(sys.argv[1]).is_file():
+    sys.exit(f"usage: {sys.argv[0]} WARPMERGE ...   (the built program)")
+PROGRAM = str(Path(sys.argv[1]).resolve())
 CODES = {"F32": ("f", 4), "I64": ("q", 8)}
 
 
