@@ -62,6 +62,8 @@ struct run_job *run_job_new(const struct plan *plan, size_t index, struct resume
                 goto no_memory;
             job->statistics_bytes = statistics_max_bytes(&job->op, plan->memory.tile_elems);
             job->resident = plan_job_is_resident(plan, job->plan_job);
+            if (!job->resident)
+                statistics_avoid_repeats(job->statistics);
         }
     }
     return job;
@@ -120,14 +122,23 @@ void run_job_advance_order(struct run_job *job)
         run_job_push_ready(job, job->next_in_order);
 }
 
+bool run_job_needs_tile(const struct run_job *job, size_t tile)
+{
+    return job->pass == STAT_READY || statistics_needs_tile(job->statistics, tile);
+}
+
 void run_job_begin_pass(struct run_job *job, bool data_is_there)
 {
     job->n_pass_done = 0;
     job->next_in_order = 0;
     memset(job->arrived, 0, job->n_tiles);
     job->next_read = data_is_there ? job->n_tiles : 0;
-    for (size_t t = 0; data_is_there && t < job->n_tiles; t++)
-        run_job_arrived(job, t);
+    for (size_t t = 0; t < job->n_tiles; t++) {
+        if (!run_job_needs_tile(job, t))
+            job->n_pass_done++;
+        else if (data_is_there)
+            run_job_arrived(job, t);
+    }
 }
 
 bool run_job_tile_is_done(const struct run_job *job, size_t tile, uint64_t tile_elems)

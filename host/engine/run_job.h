@@ -50,8 +50,10 @@ void run_job_free(struct run_job *job);
 
 void run_job_push_ready(struct run_job *job, size_t tile);
 size_t run_job_pop_ready(struct run_job *job);
-/* Begins the job's current pass: nothing read, or for a resident job everything ready. */
+/* Begins the job's current pass: nothing read, or for a resident job everything ready. Tiles that the pass does not need
+ * count as done. */
 void run_job_begin_pass(struct run_job *job, bool data_is_there);
+bool run_job_needs_tile(const struct run_job *job, size_t tile); /* in the current pass */
 /* The tile's data has arrived: makes it ready, or remembers it where tiles must go in order. */
 void run_job_arrived(struct run_job *job, size_t tile);
 /* After a tile of an in-order pass: makes the next one ready if it has arrived. */

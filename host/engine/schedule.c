@@ -137,13 +137,15 @@ static bool admit(struct pipeline *p)
     return true;
 }
 
-/* In the element-wise pass of a streamed job, tiles finished by an earlier run need no reading. */
-static void skip_finished_tiles(struct pipeline *p, struct run_job *job)
+/* Tiles of a streamed job that need no reading: those the statistics pass does not look at, and in the element-wise pass
+ * those finished by an earlier run. */
+static void skip_tiles(struct pipeline *p, struct run_job *job)
 {
-    while (job->pass == STAT_READY && job->next_read < job->n_tiles &&
-           run_job_tile_is_done(job, job->next_read, p->plan->memory.tile_elems)) {
-        job->next_read++;
-        job->n_finished++;
+    for (; job->next_read < job->n_tiles; job->next_read++) {
+        if (job->pass == STAT_READY && run_job_tile_is_done(job, job->next_read, p->plan->memory.tile_elems))
+            job->n_finished++;
+        else if (run_job_needs_tile(job, job->next_read))
+            return;
     }
 }
 
@@ -157,7 +159,7 @@ again:
         next = job->next;
         if (job->finishing || job->next_read == job->n_tiles)
             continue;
-        skip_finished_tiles(p, job);
+        skip_tiles(p, job);
         if (job->next_read == job->n_tiles) {
             if (job->n_finished == job->n_tiles)
                 complete_job(p, job);
