@@ -1,8 +1,10 @@
 /*
  * backend.h: who executes a tile.
  *
- * What lives here: the table of functions between the pipeline and a device. The CPU fills it; other devices override
- * what they have kernels for. What it must not know: files, jobs, plans.
+ * What lives here: the table of functions between the pipeline and a device. The CPU fills it; a GPU overrides what it
+ * has kernels for and leaves the rest to the CPU's functions, so a missing kernel is slow, never wrong. Work is started
+ * and awaited separately: the CPU does everything in `submit`, a GPU enqueues there and several tiles are on their way
+ * at once. What it must not know: files, jobs, plans.
  */
 #ifndef WM_ENGINE_BACKEND_H
 #define WM_ENGINE_BACKEND_H
@@ -10,30 +12,72 @@
 #include "base/error.h"
 #include "methods/tile.h"
 
+#include <stdbool.h>
 #include <stddef.h>
+
+#define BACKEND_MAX_DEPTH 16
 
 struct backend {
     const struct backend_ops *ops;
+    int depth;         /* tiles that one thread may have submitted and not yet awaited, at most BACKEND_MAX_DEPTH */
+    bool lost;         /* the device failed for good (set by its own thread); nothing computed on it counts any more */
+    char message[512]; /* ... and how: a sentence without its end */
+};
+
+/* One tile's turn: a statistics pass (statistics given and not ready), or the element-wise pass. The tile's host memory
+ * belongs to the task until it was awaited. */
+struct backend_task {
+    const struct merge_op *op;
+    struct statistics *statistics; /* NULL: none */
+    void *tensor;                  /* from tensor_new */
+    struct merge_tile tile;
+    struct merge_report report; /* filled by `await` after an element-wise pass */
+    void *slot;                 /* the backend's, between submit and await      */
+};
+
+/* What a backend may want to know of a tensor before its first tile. */
+struct backend_tensor_info {
+    size_t n_tiles;
+    int n_inputs;
+    uint64_t n_elems, tile_elems;
+    bool has_statistics; /* its tiles are seen more than once */
 };
 
 struct backend_ops {
-    const char *(*describe)(const struct backend *backend); /* "cpu avx512"; static storage */
+    const char *(*describe)(const struct backend *backend); /* "cpu avx512"; static or the backend's storage */
     /* Memory for tiles, aligned to SOURCE_ALIGN; NULL when there is none. */
     void *(*alloc)(struct backend *backend, size_t n_bytes);
     void (*free)(struct backend *backend, void *memory, size_t n_bytes);
-    /* What one compute thread needs; NULL when out of memory. */
-    void *(*thread_new)(struct backend *backend);
+    /* What one compute thread needs; called on that thread. NULL on failure, with err filled. */
+    void *(*thread_new)(struct backend *backend, struct wm_error *err);
     void (*thread_free)(struct backend *backend, void *thread);
-    /* One tile of the statistics' current pass; different tiles from different threads at once. */
-    enum wm_status (*statistics)(struct backend *backend, void *thread, const struct merge_op *op,
-                                 struct statistics *statistics, const struct merge_tile *tile, struct wm_error *err);
-    /* The element-wise pass over one tile. Adds to *report. */
-    enum wm_status (*combine)(struct backend *backend, void *thread, const struct merge_op *op,
-                              const struct statistics *statistics, const struct merge_tile *tile,
-                              struct merge_report *report, struct wm_error *err);
+    /* What is kept for one tensor, on the thread that works on it. *tensor is NULL before and may stay so. */
+    enum wm_status (*tensor_new)(struct backend *backend, void *thread, const struct backend_tensor_info *info,
+                                 void **tensor, struct wm_error *err);
+    void (*tensor_free)(struct backend *backend, void *thread, void *tensor);
+    enum wm_status (*submit)(struct backend *backend, void *thread, struct backend_task *task, struct wm_error *err);
+    enum wm_status (*await)(struct backend *backend, void *thread, struct backend_task *task, struct wm_error *err);
+    /* After every tile of a pass was awaited: *next is the pass after it. */
+    enum wm_status (*finish_pass)(struct backend *backend, void *thread, void *tensor, struct merge_op *op,
+                                  struct statistics *statistics, enum stat_pass *next, struct wm_error *err);
     void (*close)(struct backend *backend);
 };
 
 enum wm_status backend_open_cpu(struct backend **backend, struct wm_error *err);
+
+#ifdef WM_HAVE_CUDA
+/* Number of usable CUDA devices; 0 also where there is no driver. */
+int backend_cuda_count(void);
+struct backend_cuda_options {
+    int device;
+    uint64_t memory_bytes;    /* budget on the device; 0: nine tenths of what is free  */
+    uint64_t tile_in_bytes;   /* of one tile of one input, at most                     */
+    uint64_t tile_out_bytes;  /* of one tile of the output, at most                    */
+    int max_inputs;           /* of any tensor                                         */
+    unsigned verify_per_1000; /* tiles recomputed on the CPU and compared, per thousand */
+};
+enum wm_status backend_open_cuda(struct backend **backend, const struct backend_cuda_options *options,
+                                 struct wm_error *err);
+#endif
 
 #endif

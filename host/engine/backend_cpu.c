@@ -1,17 +1,18 @@
 /* backend_cpu.c: the backend every machine has: tiles are executed where they lie. Knows the CPU drivers of kernels/. */
 #include "engine/backend.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 
+struct cpu_backend {
+    struct backend backend;
+    char name[32];
+};
+
 static const char *cpu_describe(const struct backend *backend)
 {
-    (void)backend;
-    switch (cpu_isa()[0] == 'a' ? cpu_isa()[3] : 'p') {
-    case '5': return "cpu avx512";
-    case '2': return "cpu avx2";
-    default: return "cpu portable";
-    }
+    return ((const struct cpu_backend *)backend)->name;
 }
 
 /* Anonymous pages straight from the kernel: nothing is resident until a tile touches it, and it all goes back at once. */
@@ -30,10 +31,14 @@ static void cpu_free(struct backend *backend, void *memory, size_t n_bytes)
         munmap(memory, n_bytes);
 }
 
-static void *cpu_thread_new(struct backend *backend)
+static void *cpu_thread_new(struct backend *backend, struct wm_error *err)
 {
+    struct cpu_scratch *scratch = cpu_scratch_new();
+
     (void)backend;
-    return cpu_scratch_new();
+    if (!scratch)
+        error_no_memory(err, "starting a compute thread");
+    return scratch;
 }
 
 static void cpu_thread_free(struct backend *backend, void *thread)
@@ -42,22 +47,54 @@ static void cpu_thread_free(struct backend *backend, void *thread)
     cpu_scratch_free(thread);
 }
 
-static enum wm_status cpu_statistics(struct backend *backend, void *thread, const struct merge_op *op,
-                                     struct statistics *statistics, const struct merge_tile *tile, struct wm_error *err)
+static enum wm_status cpu_tensor_new(struct backend *backend, void *thread, const struct backend_tensor_info *info,
+                                     void **tensor, struct wm_error *err)
 {
     (void)backend;
+    (void)thread;
+    (void)info;
+    (void)tensor; /* stays NULL: threads share a tensor, and none of them needs state of it */
     (void)err;
-    cpu_statistics_tile(op, statistics, tile, thread);
     return WM_OK;
 }
 
-static enum wm_status cpu_combine(struct backend *backend, void *thread, const struct merge_op *op,
-                                  const struct statistics *statistics, const struct merge_tile *tile,
-                                  struct merge_report *report, struct wm_error *err)
+static void cpu_tensor_free(struct backend *backend, void *thread, void *tensor)
+{
+    (void)backend;
+    (void)thread;
+    (void)tensor;
+}
+
+static enum wm_status cpu_submit(struct backend *backend, void *thread, struct backend_task *task, struct wm_error *err)
 {
     (void)backend;
     (void)err;
-    cpu_combine_tile(op, statistics, tile, thread, report);
+    if (task->statistics && statistics_pass(task->statistics) != STAT_READY) {
+        cpu_statistics_tile(task->op, task->statistics, &task->tile, thread);
+    } else {
+        merge_report_init(&task->report);
+        cpu_combine_tile(task->op, task->statistics, &task->tile, thread, &task->report);
+    }
+    return WM_OK;
+}
+
+static enum wm_status cpu_await(struct backend *backend, void *thread, struct backend_task *task, struct wm_error *err)
+{
+    (void)backend;
+    (void)thread;
+    (void)task;
+    (void)err;
+    return WM_OK;
+}
+
+static enum wm_status cpu_finish_pass(struct backend *backend, void *thread, void *tensor, struct merge_op *op,
+                                      struct statistics *statistics, enum stat_pass *next, struct wm_error *err)
+{
+    (void)backend;
+    (void)thread;
+    (void)tensor;
+    (void)err;
+    *next = statistics_finish_pass(statistics, op);
     return WM_OK;
 }
 
@@ -66,14 +103,27 @@ static void cpu_close(struct backend *backend)
     free(backend);
 }
 
-static const struct backend_ops cpu_ops = {cpu_describe,    cpu_alloc,      cpu_free,    cpu_thread_new,
-                                           cpu_thread_free, cpu_statistics, cpu_combine, cpu_close};
+static const struct backend_ops cpu_ops = {.describe = cpu_describe,
+                                           .alloc = cpu_alloc,
+                                           .free = cpu_free,
+                                           .thread_new = cpu_thread_new,
+                                           .thread_free = cpu_thread_free,
+                                           .tensor_new = cpu_tensor_new,
+                                           .tensor_free = cpu_tensor_free,
+                                           .submit = cpu_submit,
+                                           .await = cpu_await,
+                                           .finish_pass = cpu_finish_pass,
+                                           .close = cpu_close};
 
 enum wm_status backend_open_cpu(struct backend **backend, struct wm_error *err)
 {
-    *backend = calloc(1, sizeof **backend);
-    if (!*backend)
+    struct cpu_backend *cpu = calloc(1, sizeof *cpu);
+
+    if (!cpu)
         return error_no_memory(err, "starting the CPU backend");
-    (*backend)->ops = &cpu_ops;
+    cpu->backend.ops = &cpu_ops;
+    cpu->backend.depth = 1;
+    snprintf(cpu->name, sizeof cpu->name, "cpu %s", cpu_isa());
+    *backend = &cpu->backend;
     return WM_OK;
 }

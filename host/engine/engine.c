@@ -155,8 +155,18 @@ enum wm_status engine_run(const struct plan *plan, const struct output *output, 
     result->bytes_resumed = resume.n_bytes;
     result->n_resumed_jobs = resume.n_jobs_done;
     {
-        struct pipeline_args args = {plan,   options, backend, fds, direct_fds, &journal, &resume, result->job_hashes,
-                                     cancel, start};
+        struct pipeline_args args = {.plan = plan,
+                                     .options = options,
+                                     .backends = &backend,
+                                     .n_backends = 1,
+                                     .threads_per_backend = plan->memory.n_compute,
+                                     .shard_fds = fds,
+                                     .direct_fds = direct_fds,
+                                     .journal = &journal,
+                                     .resume = &resume,
+                                     .job_hashes = result->job_hashes,
+                                     .cancel = cancel,
+                                     .start_seconds = start};
         st = pipeline_run(&args, &totals, err);
     }
     result->bytes_read = totals.bytes_read;
@@ -164,6 +174,7 @@ enum wm_status engine_run(const struct plan *plan, const struct output *output, 
     result->read_busy = totals.read_busy;
     result->compute_busy = totals.compute_busy;
     result->write_busy = totals.write_busy;
+    memcpy(result->notice, totals.notice, sizeof result->notice);
     if (st != WM_OK)
         goto out;
     synced = file_now_seconds();
@@ -174,7 +185,7 @@ enum wm_status engine_run(const struct plan *plan, const struct output *output, 
 out:
     result->seconds = file_now_seconds() - start;
     if (backend) {
-        result->compute = backend->ops->describe(backend);
+        snprintf(result->compute, sizeof result->compute, "%s", backend->ops->describe(backend));
         backend->ops->close(backend);
     }
     if (st == WM_OK)

@@ -44,7 +44,8 @@ struct engine_result {
     double read_busy, compute_busy, write_busy; /* thread-seconds spent in each stage */
     uint64_t peak_rss_bytes;                    /* of the process so far */
     const char *limiter;                        /* "reading", "computing", "writing", "syncing": where most time went */
-    const char *compute;                        /* "cpu avx512" */
+    char compute[128];                          /* "cpu avx512" */
+    char notice[WM_ERROR_BYTES];                /* something the user should hear although the run succeeded; or "" */
 };
 
 /* Writes every shard of the plan into output->partial_path and makes them durable. Continues from the journal if there

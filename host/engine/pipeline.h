@@ -12,10 +12,13 @@
 #include "engine/journal.h"
 #include "engine/resume.h"
 
+#define PIPELINE_MAX_BACKENDS 16
+
 struct pipeline_args {
     const struct plan *plan;
     const struct wm_options *options;
-    struct backend *backend;
+    struct backend *const *backends; /* [n_backends]: the CPU's alone, or one for each GPU */
+    int n_backends, threads_per_backend;
     const int *shard_fds;  /* [n_shards], open for writing, allocated, headers written */
     const int *direct_fds; /* [n_shards], the same files with O_DIRECT, or -1 */
     struct journal *journal;
@@ -28,6 +31,7 @@ struct pipeline_args {
 struct pipeline_totals {
     uint64_t bytes_read, bytes_written; /* written: computed in this run */
     double read_busy, compute_busy, write_busy;
+    char notice[WM_ERROR_BYTES]; /* something the user should hear although the run succeeded; "" */
 };
 
 /* Runs every job that is not finished yet. On return all threads have ended; on failure what was journaled stays. */

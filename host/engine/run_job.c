@@ -13,9 +13,10 @@ static bool allocate(struct run_job *job, uint64_t tile_elems)
     n_pairs = n_tiles * (size_t)job->plan_job->n_sources;
     job->ready = malloc(n_tiles * sizeof *job->ready);
     job->arrived = calloc(n_tiles, 1);
+    job->tile_written = calloc(n_tiles, 1);
     job->slots = malloc(n_pairs * sizeof *job->slots);
     job->data = calloc(n_pairs, sizeof *job->data);
-    if (!job->ready || !job->arrived || !job->slots || !job->data)
+    if (!job->ready || !job->arrived || !job->tile_written || !job->slots || !job->data)
         return false;
     for (size_t i = 0; i < n_pairs; i++)
         job->slots[i] = RUN_NO_SLOT;
@@ -38,39 +39,67 @@ static bool adopt(struct run_job *job, struct resume_job *finished)
     return true;
 }
 
+/* The operation and its statistics, at their beginning. */
+static enum wm_status prepare(struct run_job *job, const struct plan *plan, struct wm_error *err)
+{
+    enum wm_status st = WM_OK;
+
+    job->pass = STAT_READY;
+    if (job->plan_job->action != PLAN_MERGE || !job->n_tiles)
+        goto out;
+    TRY(plan_job_op(plan, job->plan_job, &job->op, err));
+    job->pass = statistics_first_pass(&job->op);
+    if (job->pass == STAT_READY)
+        goto out;
+    job->statistics = statistics_new(&job->op, plan->memory.tile_elems);
+    if (!job->statistics) {
+        st = error_no_memory(err, "merging a tensor");
+        goto out;
+    }
+    job->statistics_bytes = statistics_max_bytes(&job->op, plan->memory.tile_elems);
+    job->resident = plan_job_is_resident(plan, job->plan_job);
+    if (!job->resident)
+        statistics_avoid_repeats(job->statistics);
+out:
+    return st;
+}
+
 struct run_job *run_job_new(const struct plan *plan, size_t index, struct resume *resume, struct wm_error *err)
 {
     struct run_job *job = calloc(1, sizeof *job);
 
-    if (!job)
-        goto no_memory;
-    job->index = index;
-    job->plan_job = &plan->jobs[index];
-    job->pass = STAT_READY;
-    merge_report_init(&job->report);
-    if (!allocate(job, plan->memory.tile_elems) || !adopt(job, resume_take(resume, index)))
-        goto no_memory;
-    if (job->plan_job->action == PLAN_MERGE && job->n_tiles) {
-        if (plan_job_op(plan, job->plan_job, &job->op, err) != WM_OK) {
-            run_job_free(job);
-            return NULL;
-        }
-        job->pass = statistics_first_pass(&job->op);
-        if (job->pass != STAT_READY) {
-            job->statistics = statistics_new(&job->op, plan->memory.tile_elems);
-            if (!job->statistics)
-                goto no_memory;
-            job->statistics_bytes = statistics_max_bytes(&job->op, plan->memory.tile_elems);
-            job->resident = plan_job_is_resident(plan, job->plan_job);
-            if (!job->resident)
-                statistics_avoid_repeats(job->statistics);
-        }
+    if (job) {
+        job->index = index;
+        job->plan_job = &plan->jobs[index];
+        merge_report_init(&job->report);
     }
-    return job;
-no_memory:
+    if (!job || !allocate(job, plan->memory.tile_elems) || !adopt(job, resume_take(resume, index))) {
+        error_no_memory(err, "merging a tensor");
+    } else if (prepare(job, plan, err) == WM_OK) {
+        return job;
+    }
     run_job_free(job);
-    error_no_memory(err, "merging a tensor");
     return NULL;
+}
+
+bool run_job_restart(struct run_job *job, const struct plan *plan, struct wm_error *err)
+{
+    size_t n_pieces = resume_n_pieces(job->plan_job->n_elems);
+    size_t per_tile = (size_t)(plan->memory.tile_elems / TILE_CHUNK_ELEMS);
+
+    statistics_free(job->statistics);
+    job->statistics = NULL;
+    if (!job->piece_done && !(job->piece_done = calloc(n_pieces ? n_pieces : 1, 1)))
+        return error_no_memory(err, "merging a tensor") == WM_OK;
+    for (size_t p = 0; p < n_pieces; p++)
+        job->piece_done[p] |= job->tile_written[p / per_tile];
+    memset(job->tile_written, 0, job->n_tiles);
+    merge_report_init(&job->report);
+    job->refused = job->finishing = job->restarting = false;
+    job->n_finished = job->ready_first = job->n_ready = 0;
+    job->owner = NULL;
+    job->tensor = NULL;
+    return prepare(job, plan, err) == WM_OK;
 }
 
 void run_job_free(struct run_job *job)
@@ -80,6 +109,7 @@ void run_job_free(struct run_job *job)
     statistics_free(job->statistics);
     free(job->ready);
     free(job->arrived);
+    free(job->tile_written);
     free(job->slots);
     free(job->data);
     free(job->digests);

@@ -11,6 +11,8 @@
 #include "methods/tile.h"
 #include "plan/plan.h"
 
+struct backend;
+
 #define RUN_NO_SLOT UINT32_MAX
 
 struct run_job {
@@ -41,12 +43,20 @@ struct run_job {
     struct merge_report report;
     bool refused; /* a tile's values were refused; nothing of it was written */
 
+    struct backend *owner;         /* who computes it; NULL: nobody yet                       */
+    void *tensor;                  /* the owner's state of it                                 */
+    unsigned char *tile_written;   /* [n_tiles]                                               */
+    unsigned n_reading, n_writing; /* tiles that readers and writers are at                   */
+    bool restarting;               /* its device was lost: waits for those to be 0            */
+
     struct run_job *next; /* in the list of active jobs, oldest first                */
 };
 
 /* Without statistics state when the operation needs none. NULL on failure, with err filled. */
 struct run_job *run_job_new(const struct plan *plan, size_t index, struct resume *resume, struct wm_error *err);
 void run_job_free(struct run_job *job);
+/* From the first pass again, keeping what is written. Nothing of it may be in anybody's hands, its slots are released. */
+bool run_job_restart(struct run_job *job, const struct plan *plan, struct wm_error *err);
 
 void run_job_push_ready(struct run_job *job, size_t tile);
 size_t run_job_pop_ready(struct run_job *job);

@@ -6,6 +6,7 @@
 #include "engine/schedule.h"
 
 #include "base/text.h"
+#include "engine/backend.h"
 
 #define MAX_ACTIVE_JOBS 64 /* enough that thousands of tiny tensors keep every thread busy */
 
@@ -82,12 +83,21 @@ static void complete_job(struct pipeline *p, struct run_job *job)
         p->last_job = j;
     p->n_active--;
     p->statistics_bytes -= job->statistics_bytes;
-    run_job_free(job);
+    if (job->tensor) {
+        job->next = p->retired;
+        p->retired = job;
+        pthread_cond_broadcast(&p->can_compute);
+    } else {
+        run_job_free(job);
+    }
     pthread_cond_signal(&p->can_read); /* the next job may come in, or the run is over */
 }
 
-void schedule_tile_finished(struct pipeline *p, struct run_job *job)
+void schedule_tile_finished(struct pipeline *p, struct run_job *job, size_t tile, bool written)
 {
+    job->tile_written[tile] = written;
+    if (job->restarting)
+        pthread_cond_broadcast(&p->can_compute);
     if (++job->n_finished == job->n_tiles)
         complete_job(p, job);
 }
@@ -173,6 +183,7 @@ again:
         }
         *out = job;
         *tile = job->next_read++;
+        job->n_reading++;
         for (uint64_t s = 0; s < n_sources; s++)
             job->slots[*tile * n_sources + s] = p->free_slots[--p->n_free_slots];
         return true;
@@ -182,10 +193,11 @@ again:
     return false;
 }
 
-bool schedule_take_compute(struct pipeline *p, struct run_job **out, size_t *tile, uint32_t *out_slot)
+bool schedule_take_compute(struct pipeline *p, const struct backend *backend, struct run_job **out, size_t *tile,
+                           uint32_t *out_slot)
 {
     for (struct run_job *job = p->jobs; job; job = job->next) {
-        if (!job->n_ready || (job->pass == STAT_READY && !p->n_free_out_slots))
+        if (!job->n_ready || (job->owner && job->owner != backend) || (job->pass == STAT_READY && !p->n_free_out_slots))
             continue;
         *out = job;
         *tile = run_job_pop_ready(job);
@@ -193,6 +205,23 @@ bool schedule_take_compute(struct pipeline *p, struct run_job **out, size_t *til
         return true;
     }
     return false;
+}
+
+bool schedule_bind(struct pipeline *p, struct run_job *job, struct backend *backend)
+{
+    (void)p;
+    if (job->owner)
+        return false;
+    job->owner = backend;
+    return true;
+}
+
+void schedule_wake_compute(struct pipeline *p, const struct run_job *job)
+{
+    if (p->args->n_backends > 1 || job->restarting)
+        pthread_cond_broadcast(&p->can_compute);
+    else
+        pthread_cond_signal(&p->can_compute);
 }
 
 void schedule_begin_pass(struct pipeline *p, struct run_job *job, enum stat_pass next)
@@ -234,4 +263,77 @@ bool schedule_is_done(struct pipeline *p)
     p->all_done = true;
     wake_everybody(p);
     return true;
+}
+
+/* ---- what backends keep of jobs ------------------------------------------------------------------------------ */
+
+void schedule_reap(struct pipeline *p, struct backend *backend, void *thread)
+{
+    struct run_job **at = &p->retired;
+
+    while (*at) {
+        struct run_job *job = *at;
+        if (job->owner != backend) {
+            at = &job->next;
+            continue;
+        }
+        *at = job->next;
+        pthread_mutex_unlock(&p->lock);
+        backend->ops->tensor_free(backend, thread, job->tensor);
+        run_job_free(job);
+        pthread_mutex_lock(&p->lock);
+        at = &p->retired; /* it may have changed meanwhile */
+    }
+}
+
+void schedule_reap_all(struct pipeline *p, struct backend *backend, void *thread)
+{
+    schedule_reap(p, backend, thread);
+    for (struct run_job *job = p->jobs; job; job = job->next) {
+        if (job->owner == backend && job->tensor) {
+            backend->ops->tensor_free(backend, thread, job->tensor);
+            job->tensor = NULL;
+        }
+    }
+}
+
+static void restart(struct pipeline *p, struct run_job *job)
+{
+    struct wm_error err = WM_ERROR_INIT;
+
+    for (size_t t = 0; t < job->n_tiles; t++)
+        schedule_release_slots(p, job, t);
+    p->n_reserved -= job->n_slots_reserved;
+    job->n_slots_reserved = 0;
+    if (!run_job_restart(job, p->plan, &err)) {
+        schedule_fail(p, &err);
+        return;
+    }
+    job->resident = false; /* its slots may be somebody else's by now */
+    if (job->statistics)
+        statistics_avoid_repeats(job->statistics);
+    run_job_begin_pass(job, false);
+    pthread_cond_broadcast(&p->can_read);
+}
+
+void schedule_restart_jobs(struct pipeline *p, struct backend *lost)
+{
+    for (;;) {
+        struct run_job *job = p->jobs;
+        while (job && job->owner != lost)
+            job = job->next;
+        if (!job || p->stop)
+            return;
+        job->restarting = job->finishing = true;
+        job->n_ready = 0;
+        if (job->n_reading || job->n_writing) {
+            pthread_cond_wait(&p->can_compute, &p->lock);
+            continue; /* it may even be complete now */
+        }
+        if (job->tensor) {
+            lost->ops->tensor_free(lost, NULL, job->tensor);
+            job->tensor = NULL;
+        }
+        restart(p, job);
+    }
 }

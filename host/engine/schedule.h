@@ -29,6 +29,7 @@ struct pipeline {
     pthread_mutex_t lock;
     pthread_cond_t can_read, can_compute, can_write, changed;
     struct run_job *jobs, *last_job; /* active, oldest first */
+    struct run_job *retired;         /* complete; their owners' threads free them */
     struct run_job *candidate;       /* built, waiting for its slots */
     size_t next_job;                 /* to admit */
     size_t n_active;
@@ -38,7 +39,7 @@ struct pipeline {
     struct write_task *writes; /* a ring of n_out_slots */
     uint64_t first_write, n_writes;
     bool stop, all_done;
-    struct wm_error error;
+    struct wm_error error, notice;
     uint64_t tensors_done, bytes_read, bytes_written;
     const char *shard; /* last written */
     double read_busy, compute_busy, write_busy;
@@ -53,15 +54,26 @@ void schedule_fail(struct pipeline *p, const struct wm_error *err);
 /* A tile to read, its slots taken; false: wait on can_read (or everything is admitted and done). */
 bool schedule_take_read(struct pipeline *p, struct run_job **job, size_t *tile);
 /* A tile to compute; for the element-wise pass with an output slot. false: wait on can_compute. */
-bool schedule_take_compute(struct pipeline *p, struct run_job **job, size_t *tile, uint32_t *out_slot);
+bool schedule_take_compute(struct pipeline *p, const struct backend *backend, struct run_job **job, size_t *tile,
+                           uint32_t *out_slot);
+/* The job is this backend's from now on; true for the first tile, when its tensor_new has to be called. */
+bool schedule_bind(struct pipeline *p, struct run_job *job, struct backend *backend);
+/* A tile of the job can be computed: wakes one thread, or where several backends wait, all of them. */
+void schedule_wake_compute(struct pipeline *p, const struct run_job *job);
 void schedule_push_write(struct pipeline *p, const struct write_task *task);
 bool schedule_take_write(struct pipeline *p, struct write_task *task);
 void schedule_release_slots(struct pipeline *p, struct run_job *job, size_t tile);
 void schedule_release_out_slot(struct pipeline *p, uint32_t out_slot);
 /* Every tile of the current statistics pass is through, and `next` comes after it. */
 void schedule_begin_pass(struct pipeline *p, struct run_job *job, enum stat_pass next);
-/* One tile of the element-wise pass is through; the last one completes the job, which is freed. */
-void schedule_tile_finished(struct pipeline *p, struct run_job *job);
+/* One tile of the element-wise pass is through; the last one completes the job. It is freed, or if its owner keeps state
+ * of it, retired until the owner's thread reaps it. */
+void schedule_tile_finished(struct pipeline *p, struct run_job *job, size_t tile, bool written);
+void schedule_reap(struct pipeline *p, struct backend *backend, void *thread);
+/* At a thread's end: also the state of jobs that were never completed. */
+void schedule_reap_all(struct pipeline *p, struct backend *backend, void *thread);
+/* A lost backend's jobs begin again, elsewhere; waits until readers and writers have let go of them. */
+void schedule_restart_jobs(struct pipeline *p, struct backend *lost);
 /* When nothing is left: marks the run as done and wakes everybody. */
 bool schedule_is_done(struct pipeline *p);
 

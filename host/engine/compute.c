@@ -1,0 +1,309 @@
+/*
+ * compute.c: compute threads: tiles in slots through a backend, pass after pass, to output slots.
+ *
+ * What lives here: keeping a backend busy with tiles (one at a time on the CPU, several on their way on a GPU), what
+ * follows from a finished tile, and going on without a GPU that was lost. What it must not know: how a backend computes,
+ * and which tile comes next (schedule.c).
+ */
+#include "engine/stages.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* A tile between submit and await. */
+struct flight {
+    struct run_job *job;
+    size_t tile;
+    uint32_t out_slot;
+    struct backend_task task;
+    struct wm_error err;
+};
+
+struct compute {
+    struct pipeline *p;
+    struct backend *backend, *own; /* own: opened by this thread after a GPU was lost */
+    void *thread;                  /* the backend's */
+    struct flight flights[BACKEND_MAX_DEPTH];
+    int first, n_flights;
+};
+
+/* ---- tensors that are not computed with ---------------------------------------------------------------------- */
+
+/* Every source must hold the same bytes. */
+static enum wm_status copy_tile(struct pipeline *p, const struct run_job *job, const struct merge_tile *tile,
+                                struct wm_error *err)
+{
+    const struct plan_job *pj = job->plan_job;
+    size_t n_bytes = (size_t)((uint64_t)tile->n_elems * dtype_bits(pj->dtype) / 8);
+    char name[300];
+
+    for (int s = 1; s < pj->n_sources; s++) {
+        const unsigned char *a = tile->in[0], *b = tile->in[s];
+        size_t i = 0;
+        if (memcmp(a, b, n_bytes) == 0)
+            continue;
+        while (a[i] == b[i])
+            i++;
+        return error_set(
+            err, WM_BAD_DATA,
+            "tensor %s has type %s, which cannot be merged, and %s and %s hold different values (first near "
+            "element %llu); use models that agree in it, or de-quantised ones",
+            text_display(name, sizeof name, pj->name), dtype_name(pj->dtype),
+            plan_model_name(p->plan, pj->sources[0].model), plan_model_name(p->plan, pj->sources[s].model),
+            (unsigned long long)(tile->first_elem + i * 8 / dtype_bits(pj->dtype)));
+    }
+    memcpy(tile->out, tile->in[0], n_bytes);
+    return WM_OK;
+}
+
+/* ---- after the element-wise pass ------------------------------------------------------------------------------ */
+
+static bool is_refused(const struct pipeline *p, const struct merge_report *r)
+{
+    uint64_t n_bad_in = 0;
+
+    for (int s = 0; s < TILE_MAX_INPUTS; s++)
+        n_bad_in += r->n_bad_in[s];
+    return (n_bad_in && p->args->options->nonfinite == WM_POLICY_ERROR) ||
+           (r->n_bad_out && p->args->options->overflow == WM_POLICY_ERROR);
+}
+
+/* Hashes the tile and hands it to a writer. Called and left with the lock held. */
+static void deliver(struct pipeline *p, struct flight *f)
+{
+    struct run_job *job = f->job;
+    const struct merge_tile *tile = &f->task.tile;
+    struct write_task write = {job, f->tile, f->out_slot, tile->n_elems, {0, 0}};
+    bool refused = is_refused(p, &f->task.report);
+
+    if (!refused) {
+        struct hash128 *digests = job->digests + tile->first_elem / TILE_CHUNK_ELEMS;
+        size_t n_bytes = (size_t)((uint64_t)tile->n_elems * dtype_bits(job->plan_job->dtype) / 8);
+        pthread_mutex_unlock(&p->lock);
+        hash_pieces(tile->out, n_bytes, resume_piece_bytes(job->plan_job->dtype), digests);
+        write.hash = hash_tree(digests, resume_n_pieces(tile->n_elems));
+        pthread_mutex_lock(&p->lock);
+    }
+    merge_report_add(&job->report, &f->task.report);
+    schedule_release_slots(p, job, f->tile);
+    if (refused) {
+        /* Not written and not journaled; the rest of the tensor is still looked at, so that the counts are whole. */
+        job->refused = true;
+        schedule_release_out_slot(p, f->out_slot);
+        schedule_tile_finished(p, job, f->tile, false);
+        return;
+    }
+    job->n_writing++;
+    if (job->n_tiles == 1 && job->plan_job->n_bytes < WRITER_SMALL_BYTES)
+        writer_write(p, &write); /* cheaper than handing it over */
+    else
+        schedule_push_write(p, &write);
+}
+
+/* ---- after a statistics pass ---------------------------------------------------------------------------------- */
+
+/* One tile of a statistics pass is through; the last one ends the pass. Called and left with the lock held. */
+static void gather(struct compute *c, struct flight *f)
+{
+    struct pipeline *p = c->p;
+    struct run_job *job = f->job;
+    enum stat_pass next;
+
+    run_job_advance_order(job);
+    if (job->n_ready)
+        pthread_cond_signal(&p->can_compute);
+    if (!job->resident)
+        schedule_release_slots(p, job, f->tile);
+    if (++job->n_pass_done < job->n_tiles)
+        return;
+    job->finishing = true; /* nobody else has work in this job now */
+    pthread_mutex_unlock(&p->lock);
+    c->backend->ops->finish_pass(c->backend, c->thread, job->tensor, &job->op, job->statistics, &next, &f->err);
+    pthread_mutex_lock(&p->lock);
+    job->finishing = false;
+    if (f->err.status == WM_OK)
+        schedule_begin_pass(p, job, next);
+}
+
+/* A tensor of one tile goes through all its passes at once: thousands of tiny tensors must not cost a hand-over each
+ * time. Without the lock. */
+static enum wm_status all_passes(struct compute *c, struct flight *f)
+{
+    const struct backend_ops *ops = c->backend->ops;
+    enum wm_status st = WM_OK;
+    enum stat_pass next = f->job->pass;
+
+    while (next != STAT_READY) {
+        TRY(ops->submit(c->backend, c->thread, &f->task, &f->err));
+        TRY(ops->await(c->backend, c->thread, &f->task, &f->err));
+        TRY(ops->finish_pass(c->backend, c->thread, f->job->tensor, &f->job->op, f->job->statistics, &next, &f->err));
+    }
+out:
+    return st;
+}
+
+/* ---- one tile -------------------------------------------------------------------------------------------------- */
+
+static enum wm_status begin_tensor(struct compute *c, struct run_job *job, struct wm_error *err)
+{
+    struct backend_tensor_info info = {job->n_tiles, job->plan_job->n_sources, job->plan_job->n_elems,
+                                       c->p->plan->memory.tile_elems, job->statistics != NULL};
+
+    return c->backend->ops->tensor_new(c->backend, c->thread, &info, &job->tensor, err);
+}
+
+/* Starts a tile. Called and left with the lock held; false when there was nothing to wait for. */
+static bool launch(struct compute *c, struct run_job *job, size_t tile, uint32_t out_slot)
+{
+    struct pipeline *p = c->p;
+    struct flight *f = &c->flights[(c->first + c->n_flights) % BACKEND_MAX_DEPTH];
+    bool begins = schedule_bind(p, job, c->backend), whole;
+    enum stat_pass pass = job->pass;
+    double began;
+
+    if (pass == STAT_READY && run_job_tile_is_done(job, tile, p->plan->memory.tile_elems)) { /* of a resident job */
+        schedule_release_slots(p, job, tile);
+        schedule_release_out_slot(p, out_slot);
+        schedule_tile_finished(p, job, tile, false);
+        return false;
+    }
+    memset(&f->err, 0, sizeof f->err);
+    f->job = job;
+    f->tile = tile;
+    f->out_slot = out_slot;
+    merge_report_init(&f->task.report);
+    run_job_fill_tile(job, tile, p->plan->memory.tile_elems, &f->task.tile);
+    if (out_slot != RUN_NO_SLOT)
+        f->task.tile.out = writer_out_bytes(p, job->plan_job, tile, out_slot);
+    whole = pass != STAT_READY && job->resident && job->n_tiles == 1;
+    pthread_mutex_unlock(&p->lock);
+
+    began = file_now_seconds();
+    if (begins)
+        (void)begin_tensor(c, job, &f->err);
+    f->task.op = &job->op;
+    f->task.statistics = job->statistics;
+    f->task.tensor = job->tensor;
+    if (f->err.status == WM_OK) {
+        if (job->plan_job->action == PLAN_COPY)
+            (void)copy_tile(p, job, &f->task.tile, &f->err);
+        else if (whole)
+            (void)all_passes(c, f);
+        else
+            (void)c->backend->ops->submit(c->backend, c->thread, &f->task, &f->err);
+    }
+    began = file_now_seconds() - began;
+    pthread_mutex_lock(&p->lock);
+    p->compute_busy += began;
+    if (whole && f->err.status == WM_OK) {
+        schedule_begin_pass(p, job, STAT_READY);
+        return false;
+    }
+    c->n_flights++;
+    return true;
+}
+
+/* Waits for the oldest tile. Called and left with the lock held. */
+static void land(struct compute *c)
+{
+    struct pipeline *p = c->p;
+    struct flight *f = &c->flights[c->first];
+    double began;
+
+    c->first = (c->first + 1) % BACKEND_MAX_DEPTH;
+    c->n_flights--;
+    if (f->err.status == WM_OK && f->job->plan_job->action == PLAN_MERGE) {
+        pthread_mutex_unlock(&p->lock);
+        began = file_now_seconds();
+        (void)c->backend->ops->await(c->backend, c->thread, &f->task, &f->err);
+        began = file_now_seconds() - began;
+        pthread_mutex_lock(&p->lock);
+        p->compute_busy += began;
+    }
+    if (f->err.status == WM_OK) {
+        if (f->out_slot != RUN_NO_SLOT)
+            deliver(p, f);
+        else
+            gather(c, f);
+    }
+    if (f->err.status != WM_OK && !c->backend->lost)
+        schedule_fail(p, &f->err);
+}
+
+/* ---- a lost device --------------------------------------------------------------------------------------------- */
+
+/* Everything that was on the device is gone; nothing of it was written. Its jobs start again elsewhere, keeping the tiles
+ * that are in the output already, and this thread goes on as one more CPU thread. Called and left with the lock held. */
+static void go_on_without(struct compute *c)
+{
+    struct pipeline *p = c->p;
+    struct backend *lost = c->backend, *cpu = NULL;
+    struct wm_error err = WM_ERROR_INIT;
+
+    while (c->n_flights) {
+        struct flight *f = &c->flights[c->first];
+        if (f->out_slot != RUN_NO_SLOT)
+            schedule_release_out_slot(p, f->out_slot);
+        c->first = (c->first + 1) % BACKEND_MAX_DEPTH;
+        c->n_flights--;
+    }
+    error_set(&p->notice, WM_NO_DEVICE, "%s; its unfinished tensors were computed elsewhere", lost->message);
+    schedule_restart_jobs(p, lost);
+    schedule_reap(p, lost, c->thread);
+    pthread_mutex_unlock(&p->lock);
+    lost->ops->thread_free(lost, c->thread);
+    c->thread = NULL;
+    if (backend_open_cpu(&cpu, &err) == WM_OK)
+        c->thread = cpu->ops->thread_new(cpu, &err);
+    pthread_mutex_lock(&p->lock);
+    c->own = c->backend = cpu ? cpu : lost;
+    if (err.status != WM_OK)
+        schedule_fail(p, &err);
+}
+
+/* ---- the thread -------------------------------------------------------------------------------------------------- */
+
+void *compute_thread(void *arg)
+{
+    struct executor *executor = arg;
+    struct compute c = {.p = executor->pipeline, .backend = executor->backend};
+    struct pipeline *p = c.p;
+    struct wm_error err = WM_ERROR_INIT;
+    struct run_job *job;
+    uint32_t out_slot;
+    size_t tile;
+
+    c.thread = c.backend->ops->thread_new(c.backend, &err);
+    pthread_mutex_lock(&p->lock);
+    if (!c.thread)
+        schedule_fail(p, &err);
+    while (!p->stop) {
+        if (c.n_flights < c.backend->depth && schedule_take_compute(p, c.backend, &job, &tile, &out_slot)) {
+            if (launch(&c, job, tile, out_slot) && c.backend->depth == 1)
+                land(&c);
+        } else if (c.n_flights) {
+            land(&c);
+        } else if (p->all_done) {
+            break;
+        } else {
+            pthread_cond_wait(&p->can_compute, &p->lock);
+        }
+        if (c.backend->lost && !p->stop)
+            go_on_without(&c);
+        schedule_reap(p, c.backend, c.thread);
+    }
+    while (c.n_flights) { /* stopping: the device must be done with our memory before it goes away */
+        struct flight *f = &c.flights[c.first];
+        if (f->err.status == WM_OK && f->job->plan_job->action == PLAN_MERGE)
+            (void)c.backend->ops->await(c.backend, c.thread, &f->task, &f->err);
+        c.first = (c.first + 1) % BACKEND_MAX_DEPTH;
+        c.n_flights--;
+    }
+    schedule_reap_all(p, c.backend, c.thread);
+    pthread_mutex_unlock(&p->lock);
+    if (c.thread)
+        c.backend->ops->thread_free(c.backend, c.thread);
+    if (c.own)
+        c.own->ops->close(c.own);
+    return NULL;
+}
