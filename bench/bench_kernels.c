@@ -109,10 +109,10 @@ static double timed(struct work *w)
 
 static const char *pass_name(enum stat_pass pass)
 {
-    static const char *const names[] = {[STAT_GRAM] = "gram",         [STAT_KTH_COARSE] = "kth coarse",
-                                        [STAT_KTH_FINE] = "kth fine", [STAT_KTH_TIES] = "kth ties",
-                                        [STAT_KTH_CUT] = "kth cut",   [STAT_L1] = "l1",
-                                        [STAT_READY] = "ready"};
+    static const char *const names[] = {
+        [STAT_GRAM] = "gram",         [STAT_KTH_COARSE] = "kth coarse", [STAT_KTH_FINE] = "kth fine",
+        [STAT_KTH_TIES] = "kth ties", [STAT_KTH_CUT] = "kth cut",       [STAT_L1] = "l1",
+        [STAT_READY] = "ready"};
     return names[pass];
 }
 
@@ -131,7 +131,7 @@ struct setting {
     double value;
 };
 
-static bool prepare(struct merge_op *op, const struct bench *b, size_t n, const char *name, int n_models, bool has_base,
+static bool prepare(struct merge_op *op, size_t n, const char *name, int n_models, bool has_base,
                     const struct setting *settings, int n_settings)
 {
     const struct method *method = method_find(name);
@@ -155,7 +155,6 @@ static bool prepare(struct merge_op *op, const struct bench *b, size_t n, const 
                                .n_elems = n,
                                .n_rows = n / 4096,
                                .row_elems = 4096};
-    (void)b;
     if (method->prepare(method, &args, op, message) == WM_OK)
         return true;
     fprintf(stderr, "%s: %s\n", name, message);
@@ -178,7 +177,7 @@ static void bench_method(const struct bench *b, size_t n, double copy_rate, cons
     for (int repeat = 0; repeat < N_REPEATS; repeat++) {
         struct merge_op op;
         double total = 0;
-        if (!prepare(&op, b, n, name, n_models, has_base, settings, n_settings))
+        if (!prepare(&op, n, name, n_models, has_base, settings, n_settings))
             return;
         n_inputs = merge_op_n_inputs(&op);
         struct work w = {.bench = b, .op = &op, .n_elems = n};
@@ -282,30 +281,51 @@ static bool fill(struct bench *b)
     return true;
 }
 
+/* A number and nothing else. */
+static bool read_number(const char *text, double *value)
+{
+    char *end;
+    *value = strtod(text, &end);
+    return end != text && *end == 0 && *value >= 0;
+}
+
+static bool read_option(struct bench *b, const char *name, const char *text)
+{
+    double value;
+    if (strcmp(name, "--isa") == 0)
+        return cpu_isa_force(text);
+    if (strcmp(name, "--only") == 0) {
+        b->only = text;
+        return true;
+    }
+    if (!read_number(text, &value))
+        return false;
+    if (strcmp(name, "--threads") == 0)
+        b->n_threads = (int)value;
+    else if (strcmp(name, "--elems") == 0)
+        b->n_elems = (size_t)value;
+    else if (strcmp(name, "--tile") == 0)
+        b->tile_elems = (size_t)value;
+    else if (strcmp(name, "--spread") == 0)
+        b->spread = value;
+    else if (strcmp(name, "--cpu-time") == 0)
+        b->cpu_time = value != 0;
+    else
+        return false;
+    return true;
+}
+
 int main(int argc, char **argv)
 {
     struct bench b = {.n_elems = (size_t)1 << 26, .tile_elems = (size_t)1 << 19, .n_threads = 2, .spread = 1e-4};
-    for (int i = 1; i + 1 < argc; i += 2) {
-        if (strcmp(argv[i], "--threads") == 0)
-            b.n_threads = atoi(argv[i + 1]);
-        else if (strcmp(argv[i], "--elems") == 0)
-            b.n_elems = strtoull(argv[i + 1], NULL, 10);
-        else if (strcmp(argv[i], "--tile") == 0)
-            b.tile_elems = strtoull(argv[i + 1], NULL, 10);
-        else if (strcmp(argv[i], "--spread") == 0)
-            b.spread = atof(argv[i + 1]);
-        else if (strcmp(argv[i], "--cpu-time") == 0)
-            b.cpu_time = atoi(argv[i + 1]) != 0;
-        else if (strcmp(argv[i], "--only") == 0)
-            b.only = argv[i + 1];
-        else if (strcmp(argv[i], "--isa") != 0 || !cpu_isa_force(argv[i + 1])) {
-            fprintf(stderr, "bench_kernels: cannot use %s %s; see the top of bench_kernels.c\n", argv[i], argv[i + 1]);
+    for (int i = 1; i < argc; i += 2)
+        if (i + 1 == argc || !read_option(&b, argv[i], argv[i + 1])) {
+            fprintf(stderr, "bench_kernels: cannot use \"%s\"; see the top of bench_kernels.c\n", argv[i]);
             return 2;
         }
-    }
     b.n_elems = (b.n_elems + 4095) / 4096 * 4096;
     b.tile_elems = (b.tile_elems + TILE_CHUNK_ELEMS - 1) / TILE_CHUNK_ELEMS * TILE_CHUNK_ELEMS;
-    if (b.n_threads < 1 || b.n_threads > MAX_THREADS || b.n_elems == 0 || !fill(&b)) {
+    if (b.n_threads < 1 || b.n_threads > MAX_THREADS || b.n_elems == 0 || b.tile_elems == 0 || !fill(&b)) {
         fprintf(stderr, "bench_kernels: %d threads and %zu elements do not fit here\n", b.n_threads, b.n_elems);
         return 1;
     }

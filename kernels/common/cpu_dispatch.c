@@ -12,7 +12,7 @@
 
 #define VARIANT(name)                                                                                                  \
     {                                                                                                                  \
-        #name, statistics_tile_##name, combine_tile_##name, convert_tile_##name                                        \
+#name, statistics_tile_##name, combine_tile_##name, convert_tile_##name                                        \
     }
 /* Best first. */
 static const struct cpu_kernels variants[] = {

@@ -35,10 +35,11 @@ CPU_DECLARE_VARIANT(avx512)
 /* ---- scratch memory of one thread --------------------------------------------------------------------------- */
 
 enum {
-    CPU_BLOCK_ELEMS = 1024,        /* elements that the drivers work on at a time: a few arrays of them fit the L1 cache */
-    CPU_HISTOGRAM_BINS = 65536,    /* the coarse histogram; the fine one needs half                                   */
-    CPU_HISTOGRAM_COPIES = 2,      /* neighbours go to different copies, so equal ones do not wait for each other     */
-    CPU_HISTOGRAM_MODELS = 4       /* models that are counted in one walk over the base                               */
+    CPU_BLOCK_ELEMS = 1024,     /* elements that the drivers work on at a time: a few arrays of them fit the L1 cache */
+    CPU_HISTOGRAM_BINS = 65536, /* the coarse histogram; the fine one needs half                                   */
+    CPU_HISTOGRAM_COPIES = 2,   /* neighbours go to different copies, so equal ones do not wait for each other     */
+    CPU_HISTOGRAM_MODELS = 4,   /* models that are counted in one walk over the base                               */
+    CPU_SAMPLE_ELEMS = 32768    /* of a tile, to guess where a k-th magnitude is                                    */
 };
 
 struct cpu_scratch {
@@ -47,6 +48,7 @@ struct cpu_scratch {
     _Alignas(64) float weights[CPU_BLOCK_ELEMS], sum[CPU_BLOCK_ELEMS], divisor[CPU_BLOCK_ELEMS];
     _Alignas(64) uint32_t magnitudes[CPU_BLOCK_ELEMS];
     _Alignas(64) uint16_t keys[CPU_BLOCK_ELEMS];
+    _Alignas(64) uint32_t sample[CPU_SAMPLE_ELEMS], members[CPU_SAMPLE_ELEMS + 16];
     _Alignas(64) uint32_t draw_words[METHOD_MAX_MODELS][DRAW_BLOCK_WORDS(CPU_BLOCK_ELEMS)];
     _Alignas(64) double lanes[METHOD_MAX_MODELS * (METHOD_MAX_MODELS + 1) / 2][16];
     /* [models][copies][bins]; all zero between two tiles. From calloc: pages that no magnitude touches stay unmapped. */

@@ -12,10 +12,10 @@
 
 #include "common/hd.h"
 
-#define FLOAT_ABS_MASK      0x7fffffffu
-#define FLOAT_EXPONENT_MASK 0x7f800000u /* |bits| at or above: infinity or NaN */
-#define BF16_EXPONENT_MASK  0x7f80u
-#define F16_EXPONENT_MASK   0x7c00u
+#define FLOAT_ABS_MASK       0x7fffffffu
+#define FLOAT_EXPONENT_MASK  0x7f800000u /* |bits| at or above: infinity or NaN */
+#define BF16_EXPONENT_MASK   0x7f80u
+#define F16_EXPONENT_MASK    0x7c00u
 #define DOUBLE_EXPONENT_MASK 0x7ff0000000000000u
 
 #define BF16_NAN 0x7fc0u

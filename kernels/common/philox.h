@@ -16,8 +16,8 @@
 
 #include "common/hd.h"
 
-#define PHILOX_MASK_ROUNDS   7
-#define PHILOX_KEY_ROUNDS    10
+#define PHILOX_MASK_ROUNDS    7
+#define PHILOX_KEY_ROUNDS     10
 #define PHILOX_DRAWS_PER_CALL 8
 
 struct philox_words {
@@ -61,8 +61,9 @@ HD uint64_t philox_mask_key(uint64_t seed, const char *tensor_name, uint32_t mod
     uint64_t hash = 0xcbf29ce484222325ull;
     for (const char *c = tensor_name; *c != 0; c++)
         hash = (hash ^ (uint64_t)(unsigned char)*c) * 0x100000001b3ull;
-    struct philox_words words = philox4x32((uint32_t)hash, (uint32_t)(hash >> 32), model_index, 0x4d41534bu /* "MASK" */,
-                                           (uint32_t)seed, (uint32_t)(seed >> 32), PHILOX_KEY_ROUNDS);
+    struct philox_words words =
+        philox4x32((uint32_t)hash, (uint32_t)(hash >> 32), model_index, 0x4d41534bu /* "MASK" */, (uint32_t)seed,
+                   (uint32_t)(seed >> 32), PHILOX_KEY_ROUNDS);
     return ((uint64_t)words.w[1] << 32) | words.w[0];
 }
 

@@ -201,7 +201,8 @@ CPU_INLINE void fused_linear(const struct fused *f, size_t n, const int n_models
 CPU_INLINE float fused_value(const struct fused *f, int m, float base, uint16_t x, uint32_t draw, const bool random)
 {
     float delta = task_vector_delta(bf16_to_f32(x), base);
-    float kept = random ? task_vector_keep_random(delta, draw, f->keep_below[m]) : task_vector_keep_top(delta, f->above[m]);
+    float kept =
+        random ? task_vector_keep_random(delta, draw, f->keep_below[m]) : task_vector_keep_top(delta, f->above[m]);
     return task_vector_value(kept, f->scale[m], f->weight[m]);
 }
 
@@ -276,9 +277,8 @@ FOR_EACH_FLAGS(FUSED_TASK_VECTOR, 2)
 FOR_EACH_FLAGS(FUSED_TASK_VECTOR, 3)
 
 typedef void fused_loop(const struct fused *f, size_t n);
-static fused_loop *const fused_linear_loops[FUSED_MAX_MODELS][2] = {{fused_linear_10, fused_linear_11},
-                                                                    {fused_linear_20, fused_linear_21},
-                                                                    {fused_linear_30, fused_linear_31}};
+static fused_loop *const fused_linear_loops[FUSED_MAX_MODELS][2] = {
+    {fused_linear_10, fused_linear_11}, {fused_linear_20, fused_linear_21}, {fused_linear_30, fused_linear_31}};
 #define LOOP_NAME(n_models, random, votes, divides) fused_task_vector_##n_models##random##votes##divides,
 static fused_loop *const fused_task_vector_loops[FUSED_MAX_MODELS][8] = {
     {FOR_EACH_FLAGS(LOOP_NAME, 1)}, {FOR_EACH_FLAGS(LOOP_NAME, 2)}, {FOR_EACH_FLAGS(LOOP_NAME, 3)}};
@@ -287,8 +287,7 @@ static fused_loop *const fused_task_vector_loops[FUSED_MAX_MODELS][8] = {
 /* The loop for this operation and these types, or NULL: step by step then. */
 static fused_loop *choose_fused(const struct merge_op *op, const struct merge_tile *tile)
 {
-    if (op->n_models < 1 || op->n_models > FUSED_MAX_MODELS || op->vector_weights != NULL ||
-        tile->out_dtype != WM_BF16)
+    if (op->n_models < 1 || op->n_models > FUSED_MAX_MODELS || op->vector_weights != NULL || tile->out_dtype != WM_BF16)
         return NULL;
     for (int i = 0; i < merge_op_n_inputs(op); i++)
         if (tile->in_dtype[i] != WM_BF16)
@@ -300,8 +299,8 @@ static fused_loop *choose_fused(const struct merge_op *op, const struct merge_ti
         n_random += op->models[m].keep == KEEP_RANDOM;
     if (n_random != 0 && n_random != op->n_models)
         return NULL;
-    return fused_task_vector_loops[op->n_models - 1][(n_random != 0 ? 4 : 0) + (op->consensus ? 2 : 0) +
-                                                     (op->normalize ? 1 : 0)];
+    return fused_task_vector_loops[op->n_models - 1]
+                                  [(n_random != 0 ? 4 : 0) + (op->consensus ? 2 : 0) + (op->normalize ? 1 : 0)];
 }
 
 static void combine_fused(const struct merge_op *op, const struct merge_tile *tile, const struct span *span,

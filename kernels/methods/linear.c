@@ -36,10 +36,12 @@ static enum wm_status linear_prepare(const struct method *method, const struct m
     op->sum_from_zero = true;
     float sum = 0.0f;
     for (int m = 0; m < args->n_models; m++) {
-        enum wm_status st = method_weight(&op->models[m].weight, args->model_params[m][LINEAR_WEIGHT], "weight", message);
+        enum wm_status st =
+            method_weight(&op->models[m].weight, args->model_params[m][LINEAR_WEIGHT], "weight", message);
         if (st != WM_OK)
             return st;
-        sum = sum + op->models[m].weight; /* in fp32, left to right: the divisor that mergekit uses with dtype float32 */
+        sum =
+            sum + op->models[m].weight; /* in fp32, left to right: the divisor that mergekit uses with dtype float32 */
     }
     op->normalize = args->params[LINEAR_NORMALIZE] != 0.0;
     if (op->normalize && (sum == 0.0f || !isfinite(sum))) {
@@ -58,8 +60,9 @@ const struct method linear_method = {
     .formula = "r = (w1 x1 + w2 x2 + ...) / (w1 + w2 + ...)\n"
                "without normalize: r = w1 x1 + w2 x2 + ...",
     .source = "Wortsman et al. 2022, Model soups, arXiv 2203.05482; mergekit `linear`",
-    .notes = "Weights are rounded to fp32, products are summed in model order in fp32, and the result is rounded once to\n"
-             "the output type. mergekit divides by zero when normalized weights add up to 0; here that is an error.",
+    .notes =
+        "Weights are rounded to fp32, products are summed in model order in fp32, and the result is rounded once to\n"
+        "the output type. mergekit divides by zero when normalized weights add up to 0; here that is an error.",
     .base = METHOD_BASE_ORDINARY,
     .min_models = 1,
     .max_models = METHOD_MAX_MODELS,
@@ -89,7 +92,8 @@ static enum wm_status passthrough_prepare(const struct method *method, const str
     method_start_op(op, method, args);
     op->family = MERGE_LINEAR;
     if (args->n_models != 1) {
-        snprintf(message, 256, "passthrough takes exactly one model, not %d; choose another merge_method to combine models",
+        snprintf(message, 256,
+                 "passthrough takes exactly one model, not %d; choose another merge_method to combine models",
                  args->n_models);
         return WM_BAD_CONFIG;
     }

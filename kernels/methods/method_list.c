@@ -55,7 +55,8 @@ enum wm_status method_weight(float *weight, double value, const char *name, char
 {
     float rounded = (float)value;
     if (!isfinite(rounded)) {
-        snprintf(message, 256, "the %s %g is not a finite single-precision number; use an ordinary number", name, value);
+        snprintf(message, 256, "the %s %g is not a finite single-precision number; use an ordinary number", name,
+                 value);
         return WM_BAD_CONFIG;
     }
     *weight = rounded;

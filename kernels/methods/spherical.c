@@ -68,9 +68,10 @@ const struct method slerp_method = {
                "r = sin((1-t) a)/sin(a) x0 + sin(t a)/sin(a) x1\n"
                "if |c| > 0.9995: r = (1-t) x0 + t x1",
     .source = "Shoemake 1985, Animating rotation with quaternion curves; mergekit `slerp`",
-    .notes = "x0 is the base_model's tensor, seen as one vector; a norm of 1e-8 or less is not divided by. Fine-tunes of\n"
-             "one base are nearly parallel, so most of their tensors take the straight line; nuslerp with a base_model\n"
-             "rotates the task vectors instead. Dot products are summed in double precision.",
+    .notes =
+        "x0 is the base_model's tensor, seen as one vector; a norm of 1e-8 or less is not divided by. Fine-tunes of\n"
+        "one base are nearly parallel, so most of their tensors take the straight line; nuslerp with a base_model\n"
+        "rotates the task vectors instead. Dot products are summed in double precision.",
     .base = METHOD_BASE_ONE_OF,
     .min_models = 2,
     .max_models = 2,
@@ -99,7 +100,8 @@ static const struct method_param nuslerp_params[] = {
                          .default_value = 1.0,
                          .max = 1.0},
     [NUSLERP_ROW_WISE] = {.name = "nuslerp_row_wise",
-                          .help = "with nuslerp_flatten: false, take columns (the first axis) as vectors instead of rows",
+                          .help =
+                              "with nuslerp_flatten: false, take columns (the first axis) as vectors instead of rows",
                           .type = METHOD_FLAG,
                           .max = 1.0},
 };
@@ -169,8 +171,9 @@ const struct method nuslerp_method = {
                "r = [b +] sin((1-t) a)/sin(a) v0 + sin(t a)/sin(a) v1\n"
                "with v = x, or v = x - b when there is a base_model; if |sin(a)| < 1e-6: r = [b +] (1-t) v0 + t v1",
     .source = "mergekit `nuslerp`",
-    .notes = "One vector is the whole tensor, a row (nuslerp_flatten: false) or a column (and nuslerp_row_wise: true).\n"
-             "mergekit computes the angle in the model's type, where bf16 rounds most cosines to 1; here it is exact.",
+    .notes =
+        "One vector is the whole tensor, a row (nuslerp_flatten: false) or a column (and nuslerp_row_wise: true).\n"
+        "mergekit computes the angle in the model's type, where bf16 rounds most cosines to 1; here it is exact.",
     .base = METHOD_BASE_OPTIONAL,
     .min_models = 2,
     .max_models = 2,

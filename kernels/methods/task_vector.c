@@ -13,10 +13,8 @@
 
 enum { P_WEIGHT, P_DENSITY, P_NORMALIZE, P_RESCALE, P_LAMBDA, P_INT8_MASK };
 
-static const char *const rescale_words[] = {[RESCALE_NONE] = "false",
-                                            [RESCALE_L1] = "true",
-                                            [RESCALE_INV_DENSITY] = "inv_density",
-                                            NULL};
+static const char *const rescale_words[] = {
+    [RESCALE_NONE] = "false", [RESCALE_L1] = "true", [RESCALE_INV_DENSITY] = "inv_density", NULL};
 
 /* One parameter list for all; methods differ in defaults and in which parameters do anything. */
 #define TASK_VECTOR_PARAMS(sparse, weight_is_required, normalize_default, rescale_default)                             \
@@ -43,8 +41,9 @@ static const char *const rescale_words[] = {[RESCALE_NONE] = "false",
                          .default_value = (normalize_default),                                                         \
                          .max = 1.0},                                                                                  \
         [P_RESCALE] = {.name = "rescale",                                                                              \
-                       .help = "true: restore the task vector's L1 norm after sparsifying; inv_density: divide by the " \
-                               "density, as the DARE paper does",                                                      \
+                       .help =                                                                                         \
+                           "true: restore the task vector's L1 norm after sparsifying; inv_density: divide by the "    \
+                           "density, as the DARE paper does",                                                          \
                        .type = METHOD_CHOICE,                                                                          \
                        .no_effect = !(sparse),                                                                         \
                        .default_value = (rescale_default),                                                             \
@@ -138,7 +137,7 @@ static enum wm_status task_vector_prepare(const struct method_args *args, struct
 
 /* Each method is a sparsifier and a way to agree on signs. */
 #define DEFINE_PREPARE(prepare_name, sparsifier, vote)                                                                 \
-    static enum wm_status prepare_name(const struct method *method, const struct method_args *args,                   \
+    static enum wm_status prepare_name(const struct method *method, const struct method_args *args,                    \
                                        struct merge_op *op, char message[256])                                         \
     {                                                                                                                  \
         method_start_op(op, method, args);                                                                             \
@@ -174,9 +173,10 @@ const struct method ties_method = {
                "v_m = w_m d_m, s = sign(v1 + v2 + ...), a zero sum counting as plus\n"
                "r = b + lambda (sum of v_m with sign s) / (sum of their w_m)",
     .source = "Yadav et al. 2023, TIES-Merging, arXiv 2306.01708; variant as mergekit `ties`",
-    .notes = "As in mergekit, the trim is per tensor with exactly k elements kept (equal magnitudes: lowest index first),\n"
-             "weights apply before the vote, and the divisor counts agreeing models only. The paper trims over the whole\n"
-             "model and keeps all ties. A positive density keeps at least one element (as mergekit 0.1.5).",
+    .notes =
+        "As in mergekit, the trim is per tensor with exactly k elements kept (equal magnitudes: lowest index first),\n"
+        "weights apply before the vote, and the divisor counts agreeing models only. The paper trims over the whole\n"
+        "model and keeps all ties. A positive density keeps at least one element (as mergekit 0.1.5).",
     .citation_url = "https://arxiv.org/abs/2306.01708",
     TASK_VECTOR_METHOD(ties_params, 1, ties_prepare),
 };
@@ -187,9 +187,10 @@ const struct method dare_linear_method = {
     .formula = "d_m = (x_m - b) where a random draw keeps it (probability density), else 0, times s_m\n"
                "r = b + lambda (w1 d1 + w2 d2 + ...)",
     .source = "Yu et al. 2024, Language models are Super Mario (DARE), arXiv 2311.03099; mergekit `dare_linear`",
-    .notes = "rescale: true makes s_m restore the tensor's L1 norm (mergekit since 0.1); inv_density is the paper's\n"
-             "s_m = 1/density. Draws depend on seed, tensor name, model and element only: the same mask for any number of\n"
-             "threads, devices or tiles. The density is drawn in steps of 2^-16. Masks differ from mergekit's.",
+    .notes =
+        "rescale: true makes s_m restore the tensor's L1 norm (mergekit since 0.1); inv_density is the paper's\n"
+        "s_m = 1/density. Draws depend on seed, tensor name, model and element only: the same mask for any number of\n"
+        "threads, devices or tiles. The density is drawn in steps of 2^-16. Masks differ from mergekit's.",
     .citation_url = "https://arxiv.org/abs/2311.03099",
     TASK_VECTOR_METHOD(dare_params, 1, dare_linear_prepare),
 };
@@ -211,9 +212,10 @@ const struct method mergealign_method = {
     .summary = "interpolate domain and alignment task vectors to keep both skill and safety",
     .formula = "r = b + lambda (w_d (x_expert - b) + w_a (x_aligned - b)) / (w_d + w_a)",
     .source = "Thakkar et al. 2025, Combining domain and alignment vectors (MergeAlign), arXiv 2411.06824",
-    .notes = "List the domain expert(s) and the aligned (instruct) model; base_model is what both were tuned from. The\n"
-             "paper calls it an interpolation of the two task vectors but prints no coefficients: equal weights of 0.5\n"
-             "are our assumption. It is task_arithmetic with normalize: true and optional weights.",
+    .notes =
+        "List the domain expert(s) and the aligned (instruct) model; base_model is what both were tuned from. The\n"
+        "paper calls it an interpolation of the two task vectors but prints no coefficients: equal weights of 0.5\n"
+        "are our assumption. It is task_arithmetic with normalize: true and optional weights.",
     .citation_url = "https://arxiv.org/abs/2411.06824",
     TASK_VECTOR_METHOD(mergealign_params, 2, task_arithmetic_prepare),
 };

@@ -41,7 +41,7 @@ void merge_report_add(struct merge_report *sum, const struct merge_report *tile)
 /* The passes that may come before the element-wise one. After each, statistics_finish_pass names the next. */
 enum stat_pass {
     STAT_GRAM,       /* dot products of inputs or deltas, per chunk (or per vector: tiles in order)            */
-    STAT_KTH_COARSE, /* histogram of the upper 16 of the 31 magnitude bits of |delta|                          */
+    STAT_KTH_COARSE, /* histogram of the upper 16 of the 31 magnitude bits of |delta|; may come twice          */
     STAT_KTH_FINE,   /* within the chosen bin: histogram of the lower 15 bits, and per tile the values met     */
     STAT_KTH_TIES,   /* elements equal to the threshold, per tile (only when FINE could not hold the list)     */
     STAT_KTH_CUT,    /* index of the last element kept among the equal ones: in one tile per model             */
@@ -61,6 +61,9 @@ void statistics_free(struct statistics *s);
 enum stat_pass statistics_pass(const struct statistics *s);
 /* True when the current pass must see its tiles one after another in index order (vector Gram sums). */
 bool statistics_in_order(const struct statistics *s);
+/* Says before the first pass that reading all tiles again is dear (they do not stay in memory). Otherwise COARSE may
+ * bet on a sample and be named again by statistics_finish_pass when the bet is lost. Same results either way. */
+void statistics_avoid_repeats(struct statistics *s);
 /* False when the current pass has nothing to do in this tile: it need not be read again (or given to a backend). */
 bool statistics_needs_tile(const struct statistics *s, size_t tile_index);
 /* After every tile of the current pass went through a backend: reduces, writes what became known into op, and moves to

@@ -7,8 +7,10 @@
  *
  * The k-th magnitude is an exact radix selection on 31 bits: COARSE finds the upper 16, FINE the lower 15. Equal
  * magnitudes are common (bf16 deltas are small multiples of one ulp: up to a third of a tensor, methods notes 21), and
- * the rule is mergekit's: lowest index first. The per-tile counts of FINE name the tile where the last kept one is, and
- * CUT looks into that tile alone for its index.
+ * the rule is mergekit's: lowest index first. The tiles' own counts name the one where the last kept element is, and CUT
+ * looks into that tile alone for its index. A COARSE pass may count a bracket of bins only (select_kth_cpu.c); if the
+ * wanted rank turns out to be outside, the pass is repeated over all bins. With a bracket, the commonest values in it
+ * (atoms) are counted by themselves; if the wanted element is one of them, FINE is not needed.
  */
 #include "statistics/statistics.h"
 
@@ -94,7 +96,9 @@ static bool allocate_kth(struct statistics *s, const struct merge_op *op)
             continue;
         struct kth *kth = &s->kth[next++];
         kth->model = m;
+        kth->pass = STAT_KTH_COARSE;
         kth->rank = op->models[m].k;
+        kth->counting = op->n_elems >= KTH_BRACKET_ELEMS ? KTH_UNDECIDED : KTH_ALL_BINS;
         kth->histogram = calloc(KTH_COARSE_BINS, sizeof *kth->histogram);
         kth->tiles = calloc(s->n_tiles, sizeof *kth->tiles);
         if (kth->histogram == NULL || kth->tiles == NULL)
@@ -121,6 +125,10 @@ struct statistics *statistics_new(const struct merge_op *op, uint64_t tile_elems
     struct statistics *s = calloc(1, sizeof *s);
     if (s == NULL)
         return NULL;
+    if (pthread_mutex_init(&s->lock, NULL) != 0) {
+        free(s);
+        return NULL;
+    }
     s->pass = statistics_first_pass(op);
     s->n_elems = op->n_elems;
     s->tile_elems = tile_elems;
@@ -157,6 +165,7 @@ void statistics_free(struct statistics *s)
         free(s->kth[i].tiles);
     }
     free(s->kth);
+    pthread_mutex_destroy(&s->lock);
     free(s->gram);
     free(s->vectors.sums);
     free(s->vectors.weights);
@@ -167,6 +176,13 @@ void statistics_free(struct statistics *s)
 enum stat_pass statistics_pass(const struct statistics *s)
 {
     return s->pass;
+}
+
+void statistics_avoid_repeats(struct statistics *s)
+{
+    for (int i = 0; i < s->n_kth; i++)
+        if (s->kth[i].counting == KTH_UNDECIDED)
+            s->kth[i].counting = KTH_ALL_BINS;
 }
 
 bool statistics_in_order(const struct statistics *s)
@@ -181,37 +197,30 @@ bool statistics_needs_tile(const struct statistics *s, size_t tile_index)
     if (s->pass != STAT_KTH_CUT)
         return true;
     for (int i = 0; i < s->n_kth; i++)
-        if (s->kth[i].needs_cut && s->kth[i].cut_tile == tile_index)
+        if (s->kth[i].pass == STAT_KTH_CUT && s->kth[i].cut_tile == tile_index)
             return true;
     return false;
 }
 
 /* ---- after the k-th passes ---------------------------------------------------------------------------------- */
 
-/* The bin that holds the element of this rank counted from the top; *rank becomes its rank inside that bin. */
-static uint32_t find_bin(const uint64_t *histogram, uint32_t n_bins, uint64_t *rank)
+/* The bin, from `bin` down to `last`, that holds the element of this rank; *rank becomes its rank inside that bin.
+ * UINT32_MAX: none does. */
+static uint32_t find_bin(const uint64_t *histogram, uint32_t bin, uint32_t last, uint64_t *rank)
 {
-    uint32_t bin = n_bins - 1;
-    while (bin > 0 && histogram[bin] < *rank) {
+    while (histogram[bin] < *rank) {
         *rank -= histogram[bin];
+        if (bin == last)
+            return UINT32_MAX;
         bin--;
     }
     return bin;
 }
 
-static void finish_coarse(struct statistics *s)
-{
-    for (int i = 0; i < s->n_kth; i++) {
-        struct kth *kth = &s->kth[i];
-        kth->coarse_bin = find_bin(kth->histogram, KTH_COARSE_BINS, &kth->rank);
-        memset(kth->histogram, 0, KTH_FINE_BINS * sizeof *kth->histogram);
-    }
-}
-
 static uint64_t equal_in_tile(const struct kth *kth, size_t tile)
 {
     const struct kth_tile *t = &kth->tiles[tile];
-    if (kth->needs_ties)
+    if (kth->equal == KTH_EQUAL_COUNTED)
         return t->n_equal;
     for (uint32_t v = 0; v < t->n_values; v++)
         if (t->values[v].low_bits == (kth->threshold & (KTH_FINE_BINS - 1)))
@@ -220,9 +229,9 @@ static uint64_t equal_in_tile(const struct kth *kth, size_t tile)
 }
 
 /* Names the tile in which the last kept one of the equal elements lies. */
-static void find_cut_tile(struct statistics *s, struct kth *kth)
+static void find_cut_tile(const struct statistics *s, struct kth *kth)
 {
-    uint64_t left = kth->n_keep_equal;
+    uint64_t left = kth->rank;
     size_t tile = 0;
     for (; tile + 1 < s->n_tiles; tile++) {
         uint64_t here = equal_in_tile(kth, tile);
@@ -230,50 +239,112 @@ static void find_cut_tile(struct statistics *s, struct kth *kth)
             break;
         left -= here;
     }
-    kth->needs_cut = true;
+    kth->pass = STAT_KTH_CUT;
     kth->cut_tile = tile;
     kth->cut_rank = left;
 }
 
-static enum stat_pass finish_fine(struct statistics *s)
+/* The threshold is known, and that `rank` of n_equal elements are kept. */
+static void found_threshold(const struct statistics *s, struct kth *kth, uint32_t threshold, uint64_t n_equal)
 {
-    enum stat_pass next = STAT_KTH_CUT;
-    for (int i = 0; i < s->n_kth; i++) {
-        struct kth *kth = &s->kth[i];
-        uint32_t low = find_bin(kth->histogram, KTH_FINE_BINS, &kth->rank);
-        kth->threshold = (kth->coarse_bin << KTH_FINE_BITS) | low;
-        kth->n_equal = kth->histogram[low];
-        kth->n_keep_equal = kth->rank;
-        kth->cut_element = s->n_elems - 1; /* right if all equal ones are kept; no CUT then */
-        if (kth->n_keep_equal == kth->n_equal)
-            continue;
-        for (size_t tile = 0; tile < s->n_tiles; tile++)
-            kth->needs_ties |= kth->tiles[tile].n_values > KTH_TILE_VALUES;
-        if (kth->needs_ties)
-            next = STAT_KTH_TIES;
-        else
-            find_cut_tile(s, kth);
+    kth->threshold = threshold;
+    if (kth->rank == n_equal) {
+        kth->cut_element = s->n_elems - 1; /* all of them: every index from the last one on says so */
+        kth->pass = STAT_READY;
+        return;
     }
-    return next;
+    bool fits = true;
+    for (size_t tile = 0; kth->equal == KTH_EQUAL_LISTED && tile < s->n_tiles; tile++)
+        fits &= kth->tiles[tile].n_values <= KTH_TILE_VALUES;
+    if (fits) {
+        find_cut_tile(s, kth);
+    } else {
+        kth->pass = STAT_KTH_TIES;
+        kth->equal = KTH_EQUAL_COUNTED;
+    }
 }
 
-static void finish_ties(struct statistics *s)
+/* With a bracket the atoms' ranks are known exactly: is the wanted element one of them? */
+static bool choose_atom(const struct statistics *s, struct kth *kth, const uint64_t totals[KTH_ATOMS])
 {
-    for (int i = 0; i < s->n_kth; i++)
-        if (s->kth[i].needs_ties)
-            find_cut_tile(s, &s->kth[i]);
+    for (int a = 0; a < KTH_ATOMS; a++) {
+        uint64_t above = kth->n_above + kth->n_greater[a];
+        for (int other = 0; other < KTH_ATOMS; other++)
+            if (kth->atoms[other] > kth->atoms[a])
+                above += totals[other]; /* 0 for the one that stands for none */
+        if (kth->rank <= above || kth->rank > above + totals[a])
+            continue;
+        kth->rank -= above;
+        kth->equal = KTH_EQUAL_COUNTED;
+        for (size_t tile = 0; tile < s->n_tiles; tile++)
+            kth->tiles[tile].n_equal = kth->tiles[tile].atoms[a];
+        found_threshold(s, kth, kth->atoms[a], totals[a]);
+        return true;
+    }
+    return false;
 }
 
-static bool any_needs_cut(const struct statistics *s)
+/* The wanted element's bin, or UINT32_MAX if the bracket missed it; rank becomes its rank inside the bin. */
+static uint32_t choose_bin(struct kth *kth, const uint64_t totals[KTH_ATOMS])
 {
-    bool any = false;
-    for (int i = 0; i < s->n_kth; i++)
-        any |= s->kth[i].needs_cut;
-    return any;
+    if (kth->counting != KTH_BRACKET)
+        return find_bin(kth->histogram, KTH_COARSE_BINS - 1, 0, &kth->rank);
+    if (kth->rank <= kth->n_above)
+        return UINT32_MAX;
+    for (int a = 0; a < KTH_ATOMS; a++)
+        if (kth->atoms[a] != UINT32_MAX)
+            kth->histogram[kth->atoms[a] >> KTH_FINE_BITS] += totals[a];
+    kth->rank -= kth->n_above;
+    return find_bin(kth->histogram, kth->hi >> KTH_FINE_BITS, kth->lo >> KTH_FINE_BITS, &kth->rank);
 }
 
+static void finish_coarse(const struct statistics *s, struct kth *kth)
+{
+    uint64_t totals[KTH_ATOMS] = {0}, wanted = kth->rank;
+    if (kth->counting == KTH_BRACKET) {
+        for (size_t tile = 0; tile < s->n_tiles; tile++)
+            for (int a = 0; a < KTH_ATOMS; a++)
+                totals[a] += kth->tiles[tile].atoms[a];
+        if (choose_atom(s, kth, totals))
+            return;
+    }
+    kth->coarse_bin = choose_bin(kth, totals);
+    memset(kth->histogram, 0, KTH_COARSE_BINS * sizeof *kth->histogram);
+    if (kth->coarse_bin != UINT32_MAX) {
+        kth->pass = STAT_KTH_FINE;
+        return;
+    }
+    kth->rank = wanted; /* once more, this time over all bins */
+    kth->counting = KTH_ALL_BINS;
+}
+
+static void finish_fine(const struct statistics *s, struct kth *kth)
+{
+    uint32_t low = find_bin(kth->histogram, KTH_FINE_BINS - 1, 0, &kth->rank);
+    found_threshold(s, kth, (kth->coarse_bin << KTH_FINE_BITS) | low, kth->histogram[low]);
+}
+
+/* Each model moves on by itself; the tensor's next pass is the earliest that any of them needs. */
 static enum stat_pass finish_kth(struct statistics *s, struct merge_op *op)
 {
+    enum stat_pass next = STAT_READY;
+    for (int i = 0; i < s->n_kth; i++) {
+        struct kth *kth = &s->kth[i];
+        if (kth->pass == s->pass) {
+            if (s->pass == STAT_KTH_COARSE)
+                finish_coarse(s, kth);
+            else if (s->pass == STAT_KTH_FINE)
+                finish_fine(s, kth);
+            else if (s->pass == STAT_KTH_TIES)
+                find_cut_tile(s, kth);
+            else
+                kth->pass = STAT_READY;
+        }
+        if (kth->pass < next)
+            next = kth->pass;
+    }
+    if (next != STAT_READY)
+        return next;
     for (int i = 0; i < s->n_kth; i++) {
         op->models[s->kth[i].model].threshold = s->kth[i].threshold;
         op->models[s->kth[i].model].tie_index = s->kth[i].cut_element;
@@ -331,18 +402,8 @@ enum stat_pass statistics_finish_pass(struct statistics *s, struct merge_op *op)
         s->pass = pass_after_gram(op);
         break;
     case STAT_KTH_COARSE:
-        finish_coarse(s);
-        s->pass = STAT_KTH_FINE;
-        break;
     case STAT_KTH_FINE:
-        s->pass = finish_fine(s);
-        if (s->pass == STAT_KTH_CUT && !any_needs_cut(s))
-            s->pass = finish_kth(s, op);
-        break;
     case STAT_KTH_TIES:
-        finish_ties(s);
-        s->pass = STAT_KTH_CUT;
-        break;
     case STAT_KTH_CUT: s->pass = finish_kth(s, op); break;
     case STAT_L1:
         finish_l1(s, op);

@@ -10,41 +10,59 @@
 #include "common/fixed_sum.h"
 #include "methods/tile.h"
 
+#include <pthread.h>
+
 #define KTH_COARSE_BINS 65536 /* upper 16 of the 31 magnitude bits */
 #define KTH_FINE_BINS   32768 /* lower 15 bits                      */
 #define KTH_FINE_BITS   15
 #define KTH_TILE_VALUES 32 /* distinct magnitudes that a tile may list in the chosen bin */
 
-/* What one tile holds in the chosen coarse bin (FINE), or how many elements equal to the threshold (TIES). */
+#define KTH_ATOMS 3 /* magnitudes that COARSE counts by comparing */
+
+/* Tensors from this size on are worth a sample. */
+#define KTH_BRACKET_ELEMS ((uint64_t)1 << 17)
+
+/* What one tile knows of one model. */
 struct kth_tile {
-    uint32_t n_values; /* KTH_TILE_VALUES + 1: more than fit, `values` is void */
-    uint32_t n_equal;  /* TIES                                                  */
+    uint32_t atoms[KTH_ATOMS]; /* COARSE with a bracket: elements equal to each atom                             */
+    uint32_t n_equal;          /* TIES: elements equal to the threshold                                          */
+    uint32_t n_values;         /* FINE: distinct magnitudes in the chosen bin; KTH_TILE_VALUES + 1: too many     */
     struct {
         uint16_t low_bits;
         uint32_t count;
     } values[KTH_TILE_VALUES];
 };
 
+/* How COARSE counts a model. A driver may choose BRACKET before it counts the first tile; all tiles of a pass must then
+ * use the same bracket. */
+enum kth_counting { KTH_ALL_BINS, KTH_UNDECIDED, KTH_BRACKET };
+
 /* The search for one model's k-th magnitude. */
 struct kth {
     int model;
-    uint64_t rank;       /* of the wanted element among those of the chosen bin, counted from the largest: 1.. */
-    uint32_t coarse_bin; /* chosen by COARSE                                                              */
-    uint32_t threshold;  /* chosen by FINE                                                                */
-    uint64_t n_keep_equal, n_equal;
-    bool needs_ties; /* some tile's list overflowed                                                       */
-    bool needs_cut;
-    size_t cut_tile;       /* where the last kept one of the equal elements is,                             */
-    uint64_t cut_rank;     /* ... and which of that tile's equal elements it is: 1..                       */
-    uint64_t cut_element;  /* filled by CUT                                                               */
-    uint64_t *histogram;   /* [KTH_COARSE_BINS], then [KTH_FINE_BINS] in the same memory; added to atomically */
-    struct kth_tile *tiles; /* [n_tiles], each written by its tile                                         */
+    enum stat_pass pass;    /* the next one that this model needs; STAT_READY: none                                 */
+    uint64_t rank;          /* of the wanted element, from the largest: 1.. After COARSE: inside the chosen bin     */
+    uint64_t *histogram;    /* [KTH_COARSE_BINS], then [KTH_FINE_BINS] in the same memory; added to atomically      */
+    struct kth_tile *tiles; /* [n_tiles], each written by its tile                                                */
+
+    enum kth_counting counting;
+    uint32_t lo, hi;               /* BRACKET: the first magnitude of a bin and the last one of another               */
+    uint32_t atoms[KTH_ATOMS];     /* magnitudes in lo..hi that the histogram leaves out; UINT32_MAX: none            */
+    uint64_t n_above;              /* elements above hi; added to atomically                                          */
+    uint64_t n_greater[KTH_ATOMS]; /* elements of lo..hi above each atom, atoms excepted; added to atomically     */
+
+    uint32_t coarse_bin;                                /* found by COARSE */
+    uint32_t threshold;                                 /* found by FINE, or by COARSE when it is an atom */
+    enum { KTH_EQUAL_LISTED, KTH_EQUAL_COUNTED } equal; /* where the tiles' numbers of equal elements are */
+    size_t cut_tile;      /* where the last kept one of the equal elements is, ...                       */
+    uint64_t cut_rank;    /* ... which of that tile's equal elements it is: 1..                          */
+    uint64_t cut_element; /* ... and its index: found by CUT                                             */
 };
 
 /* Dot products of rows or columns, tile after tile. */
 struct vector_gram {
     uint64_t n_vectors;
-    double *sums; /* ROWS: [n_pairs][FIXED_SUM_LANES] of the row that is open; COLUMNS: [n_pairs][n_vectors] */
+    double *sums;   /* ROWS: [n_pairs][FIXED_SUM_LANES] of the row that is open; COLUMNS: [n_pairs][n_vectors] */
     float *weights; /* [n_vectors][n_models]: becomes op->vector_weights */
 };
 
@@ -55,7 +73,8 @@ struct statistics {
     int n_models, n_pairs;
 
     int n_kth;
-    struct kth *kth; /* [n_kth] */
+    struct kth *kth;      /* [n_kth] */
+    pthread_mutex_t lock; /* held while a driver decides how to count */
 
     double *gram; /* AXIS_TENSOR: [n_pairs][n_chunks] */
     struct vector_gram vectors;

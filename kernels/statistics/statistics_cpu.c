@@ -1,233 +1,25 @@
 /*
- * statistics_cpu.c: the statistics passes over one tile, on the CPU.
+ * statistics_cpu.c: the statistics passes over one tile, on the CPU: sums.
  *
- * maths       COARSE, FINE   counts of |x_m - b| by its fp32 bits: upper 16 of 31, then lower 15 inside one bin
- *             TIES, CUT      elements equal to the threshold: how many in the tile, where the last kept one is
- *             L1             sum |d|, sum |kept d|            GRAM   <v_i, v_j> of inputs or of deltas
+ * maths       L1     sum |d|, sum |kept d| with d = x_m - b
+ *             GRAM   <v_i, v_j> of inputs or of deltas: whole tensors, rows or columns
  * shapes      any number of elements at any address; F32, F16, BF16 and F64, mixed as they come
- * bytes       width of the base and of each model read once per pass and element
- * reduction   counts are integers; sums are fp64 in the order of fixed_sum.h, or along each row or column
- * limits      fewer than 2^32 elements in a tile
+ * bytes       width of the base (if any) and of each model read once per element
+ * reduction   fp64 in the order of fixed_sum.h, or along each row or column
+ * limits      rows and columns: tiles one after another
  * measured    see kernels/README.md
  *
- * Histograms belong to the thread (scratch) and are added to the tensor's atomically, bins in use only.
+ * The passes that look for a k-th magnitude are in select_kth_cpu.c.
  */
-#include "common/cpu_dispatch.h"
 #include "common/draw_block.h"
-#include "convert/convert_block.h"
-#include "methods/task_vector_math.h"
+#include "statistics/delta_block.h"
+#include "statistics/select_kth.h"
 #include "statistics/statistics.h"
 
 #include <string.h>
 
 _Static_assert(CPU_BLOCK_ELEMS % FIXED_SUM_BLOCK_ELEMS == 0, "sums walk a chunk in whole blocks");
 _Static_assert(TILE_CHUNK_ELEMS % CPU_BLOCK_ELEMS == 0, "blocks do not cross chunks");
-
-static size_t block_elems(const struct merge_tile *tile, size_t first)
-{
-    return tile->n_elems - first < CPU_BLOCK_ELEMS ? tile->n_elems - first : CPU_BLOCK_ELEMS;
-}
-
-static void load_base(const struct merge_tile *tile, size_t first, size_t n, struct cpu_scratch *scratch)
-{
-    load_block(block_at(tile->in[0], tile->in_dtype[0], first), tile->in_dtype[0], n, scratch->base);
-}
-
-/* Bits of |x_m - b| of a block whose base is loaded. */
-static void magnitude_block(const struct merge_tile *tile, int model, size_t first, size_t n,
-                            const float *restrict base, uint32_t *restrict magnitudes)
-{
-    enum wm_dtype dtype = tile->in_dtype[model + 1];
-    const void *x = block_at(tile->in[model + 1], dtype, first);
-#define LOOP(constant)                                                                                                 \
-    for (size_t i = 0; i < n; i++)                                                                                     \
-    magnitudes[i] = (uint32_t)task_vector_magnitude(task_vector_delta(load_elem(x, constant, i), base[i]))
-    CONVERT_BY_DTYPE(dtype, LOOP)
-#undef LOOP
-}
-
-/* ---- COARSE ------------------------------------------------------------------------------------------------- */
-
-static uint32_t *histogram_of(struct cpu_scratch *scratch, int slot)
-{
-    return scratch->histograms + (size_t)slot * CPU_HISTOGRAM_COPIES * CPU_HISTOGRAM_BINS;
-}
-
-/* The bins of a tile that are not zero: bin 0, and lowest..highest. */
-struct bin_range {
-    uint32_t lowest, highest;
-};
-
-static void key_block(const uint32_t *restrict magnitudes, size_t n, uint16_t *restrict keys, struct bin_range *range)
-{
-    uint16_t lowest = UINT16_MAX, highest = 0;
-    for (size_t i = 0; i < n; i++) {
-        uint16_t key = (uint16_t)(magnitudes[i] >> KTH_FINE_BITS);
-        uint16_t below = (uint16_t)(key - 1u); /* zero becomes the largest */
-        keys[i] = key;
-        lowest = below < lowest ? below : lowest;
-        highest = key > highest ? key : highest;
-    }
-    if (lowest < range->lowest)
-        range->lowest = lowest;
-    if (highest > range->highest)
-        range->highest = highest;
-}
-
-static void count_keys(const uint16_t *restrict keys, size_t n, uint32_t *restrict histogram)
-{
-    uint32_t *restrict even = histogram, *restrict odd = histogram + CPU_HISTOGRAM_BINS;
-    size_t i = 0;
-    for (; i + 4 <= n; i += 4) {
-        uint64_t four;
-        memcpy(&four, keys + i, sizeof four);
-        even[four & 0xffffu]++;
-        odd[(four >> 16) & 0xffffu]++;
-        even[(four >> 32) & 0xffffu]++;
-        odd[four >> 48]++;
-    }
-    for (; i < n; i++)
-        even[keys[i]]++;
-}
-
-static void flush_bin(uint64_t *total, uint32_t *histogram, size_t bin)
-{
-    uint64_t count = (uint64_t)histogram[bin] + histogram[CPU_HISTOGRAM_BINS + bin];
-    if (count == 0)
-        return;
-    histogram[bin] = 0;
-    histogram[CPU_HISTOGRAM_BINS + bin] = 0;
-    __atomic_fetch_add(&total[bin], count, __ATOMIC_RELAXED);
-}
-
-static void coarse_tile(struct statistics *s, const struct merge_tile *tile, struct cpu_scratch *scratch)
-{
-    for (int group = 0; group < s->n_kth; group += CPU_HISTOGRAM_MODELS) {
-        int n_group = s->n_kth - group < CPU_HISTOGRAM_MODELS ? s->n_kth - group : CPU_HISTOGRAM_MODELS;
-        struct bin_range ranges[CPU_HISTOGRAM_MODELS];
-        for (int g = 0; g < n_group; g++)
-            ranges[g] = (struct bin_range){CPU_HISTOGRAM_BINS - 1, 0};
-        for (size_t first = 0; first < tile->n_elems; first += CPU_BLOCK_ELEMS) {
-            size_t n = block_elems(tile, first);
-            load_base(tile, first, n, scratch);
-            for (int g = 0; g < n_group; g++) {
-                magnitude_block(tile, s->kth[group + g].model, first, n, scratch->base, scratch->magnitudes);
-                key_block(scratch->magnitudes, n, scratch->keys, &ranges[g]);
-                count_keys(scratch->keys, n, histogram_of(scratch, g));
-            }
-        }
-        for (int g = 0; g < n_group; g++) {
-            uint64_t *total = s->kth[group + g].histogram;
-            flush_bin(total, histogram_of(scratch, g), 0);
-            for (size_t bin = (size_t)ranges[g].lowest + 1; bin <= ranges[g].highest; bin++)
-                flush_bin(total, histogram_of(scratch, g), bin);
-        }
-    }
-}
-
-/* ---- FINE --------------------------------------------------------------------------------------------------- */
-
-/* How many are in the chosen bin, and how many equal `value`. */
-static void count_block(const uint32_t *restrict magnitudes, size_t n, uint32_t bin, uint32_t value, uint32_t *in_bin,
-                        uint32_t *equal)
-{
-    uint32_t n_bin = 0, n_equal = 0;
-    for (size_t i = 0; i < n; i++) {
-        n_bin += magnitudes[i] >> KTH_FINE_BITS == bin;
-        n_equal += magnitudes[i] == value;
-    }
-    *in_bin = n_bin;
-    *equal = n_equal;
-}
-
-/* Usually a bin holds one value (bf16 deltas): comparing whole vectors with it counts a block without a histogram. Any
- * other value in the block sends its members through the thread's histogram. */
-static void fine_model(struct kth *kth, const struct merge_tile *tile, struct cpu_scratch *scratch)
-{
-    uint32_t *histogram = histogram_of(scratch, 0);
-    uint32_t guess = UINT32_MAX, lowest = KTH_FINE_BINS, highest = 0;
-    for (size_t first = 0; first < tile->n_elems; first += CPU_BLOCK_ELEMS) {
-        size_t n = block_elems(tile, first);
-        uint32_t in_bin, equal;
-        load_base(tile, first, n, scratch);
-        magnitude_block(tile, kth->model, first, n, scratch->base, scratch->magnitudes);
-        count_block(scratch->magnitudes, n, kth->coarse_bin, guess, &in_bin, &equal);
-        if (in_bin == equal) {
-            if (equal > 0)
-                histogram[guess & (KTH_FINE_BINS - 1)] += equal;
-            continue;
-        }
-        uint32_t n_members = 0;
-        for (size_t i = 0; i < n; i++) { /* without a branch: every magnitude is stored, members advance */
-            scratch->keys[n_members] = (uint16_t)(scratch->magnitudes[i] & (KTH_FINE_BINS - 1));
-            n_members += scratch->magnitudes[i] >> KTH_FINE_BITS == kth->coarse_bin;
-        }
-        for (uint32_t i = 0; i < n_members; i++) {
-            uint32_t low = scratch->keys[i];
-            histogram[low]++;
-            lowest = low < lowest ? low : lowest;
-            highest = low > highest ? low : highest;
-        }
-        guess = (kth->coarse_bin << KTH_FINE_BITS) | scratch->keys[0];
-    }
-    struct kth_tile *list = &kth->tiles[tile->index];
-    list->n_values = 0;
-    for (uint32_t low = lowest; low <= highest && low < KTH_FINE_BINS; low++) {
-        uint32_t count = histogram[low];
-        if (count == 0)
-            continue;
-        histogram[low] = 0;
-        __atomic_fetch_add(&kth->histogram[low], count, __ATOMIC_RELAXED);
-        if (list->n_values < KTH_TILE_VALUES) {
-            list->values[list->n_values].low_bits = (uint16_t)low;
-            list->values[list->n_values].count = count;
-        }
-        if (list->n_values <= KTH_TILE_VALUES)
-            list->n_values++;
-    }
-}
-
-/* ---- TIES and CUT ------------------------------------------------------------------------------------------- */
-
-static uint32_t count_equal(const uint32_t *restrict magnitudes, size_t n, uint32_t value)
-{
-    uint32_t n_equal = 0;
-    for (size_t i = 0; i < n; i++)
-        n_equal += magnitudes[i] == value;
-    return n_equal;
-}
-
-static void ties_model(struct kth *kth, const struct merge_tile *tile, struct cpu_scratch *scratch)
-{
-    uint32_t n_equal = 0;
-    for (size_t first = 0; first < tile->n_elems; first += CPU_BLOCK_ELEMS) {
-        size_t n = block_elems(tile, first);
-        load_base(tile, first, n, scratch);
-        magnitude_block(tile, kth->model, first, n, scratch->base, scratch->magnitudes);
-        n_equal += count_equal(scratch->magnitudes, n, kth->threshold);
-    }
-    kth->tiles[tile->index].n_equal = n_equal;
-}
-
-static void cut_model(struct kth *kth, const struct merge_tile *tile, struct cpu_scratch *scratch)
-{
-    uint64_t left = kth->cut_rank;
-    for (size_t first = 0; first < tile->n_elems; first += CPU_BLOCK_ELEMS) {
-        size_t n = block_elems(tile, first);
-        load_base(tile, first, n, scratch);
-        magnitude_block(tile, kth->model, first, n, scratch->base, scratch->magnitudes);
-        uint32_t n_equal = count_equal(scratch->magnitudes, n, kth->threshold);
-        if (n_equal < left) {
-            left -= n_equal;
-            continue;
-        }
-        size_t i = 0;
-        while (left > 0)
-            left -= scratch->magnitudes[i++] == kth->threshold;
-        kth->cut_element = tile->first_elem + first + i - 1;
-        return;
-    }
-}
 
 /* ---- L1 ----------------------------------------------------------------------------------------------------- */
 
@@ -331,8 +123,7 @@ static void gram_chunk(const struct merge_op *op, struct statistics *s, const st
         vector_block(op, tile, first, n, scratch);
         for (int i = 0; i < op->n_models; i++)
             for (int j = i; j < op->n_models; j++)
-                add_dot_block(scratch->inputs[i], scratch->inputs[j], n,
-                              scratch->lanes[gram_pair(i, j, op->n_models)]);
+                add_dot_block(scratch->inputs[i], scratch->inputs[j], n, scratch->lanes[gram_pair(i, j, op->n_models)]);
     }
     for (int p = 0; p < s->n_pairs; p++)
         s->gram[(size_t)p * s->n_chunks + chunk] = fixed_sum_lanes(scratch->lanes[p]);
@@ -415,21 +206,10 @@ void CPU_ISA_NAME(statistics_tile)(const struct merge_op *op, struct statistics 
             sum_tile(op, s, tile, scratch);
         break;
     case STAT_L1: sum_tile(op, s, tile, scratch); break;
-    case STAT_KTH_COARSE: coarse_tile(s, tile, scratch); break;
+    case STAT_KTH_COARSE:
     case STAT_KTH_FINE:
-        for (int i = 0; i < s->n_kth; i++)
-            fine_model(&s->kth[i], tile, scratch);
-        break;
     case STAT_KTH_TIES:
-        for (int i = 0; i < s->n_kth; i++)
-            if (s->kth[i].needs_ties)
-                ties_model(&s->kth[i], tile, scratch);
-        break;
-    case STAT_KTH_CUT:
-        for (int i = 0; i < s->n_kth; i++)
-            if (s->kth[i].needs_cut && s->kth[i].cut_tile == tile->index)
-                cut_model(&s->kth[i], tile, scratch);
-        break;
+    case STAT_KTH_CUT: CPU_ISA_NAME(select_kth_tile)(s, tile, scratch); break;
     case STAT_READY: break;
     }
 }

@@ -179,8 +179,9 @@ struct run {
     uint64_t tile_elems; /* 0: one tile */
     int n_threads;       /* 0: 1 */
     bool backwards;      /* tiles in descending order where the pass allows it */
+    bool avoid_repeats;  /* as for tensors that do not stay in memory */
     struct merge_report report;
-    int n_passes;
+    int n_passes[STAT_READY];
 };
 
 struct run_shared {
@@ -250,16 +251,19 @@ UNUSED_OK static void run_op(struct merge_op *op, const struct merge_tile *array
     shared.tile_elems = run->tile_elems != 0 ? run->tile_elems : op->n_elems > 0 ? op->n_elems : 1;
     shared.n_tiles = (size_t)((op->n_elems + shared.tile_elems - 1) / shared.tile_elems);
     merge_report_init(&run->report);
-    run->n_passes = 0;
+    memset(run->n_passes, 0, sizeof run->n_passes);
     struct statistics *s = NULL;
     if (statistics_first_pass(op) != STAT_READY) {
         s = statistics_new(op, shared.tile_elems);
         assert_non_null(s);
         shared.s = s;
+        if (run->avoid_repeats)
+            statistics_avoid_repeats(s);
         while (statistics_pass(s) != STAT_READY) {
             run_pass(&shared, statistics_in_order(s) || run->n_threads == 0 ? 1 : run->n_threads);
+            enum stat_pass pass = statistics_pass(s);
             statistics_finish_pass(s, op);
-            run->n_passes++;
+            run->n_passes[pass]++;
         }
     }
     shared.combine = true;

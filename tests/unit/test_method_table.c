@@ -50,17 +50,28 @@ static void test_mergekit_defaults(void **state)
         double value;
         bool required;
     } table[] = {
-        {"linear", "normalize", 1, false},        {"linear", "weight", 0, true},
-        {"slerp", "t", 0, true},                  {"nuslerp", "weight", 0, true},
-        {"nuslerp", "nuslerp_flatten", 1, false}, {"nuslerp", "nuslerp_row_wise", 0, false},
-        {"task_arithmetic", "normalize", 0, false}, {"task_arithmetic", "lambda", 1, false},
-        {"task_arithmetic", "rescale", 0, false}, {"ties", "normalize", 1, false},
-        {"ties", "rescale", 0, false},            {"ties", "density", 1, false},
-        {"ties", "weight", 0, true},              {"dare_ties", "normalize", 0, false},
-        {"dare_ties", "rescale", 1, false},       {"dare_linear", "normalize", 0, false},
-        {"dare_linear", "rescale", 1, false},     {"dare_linear", "lambda", 1, false},
-        {"mergealign", "weight", 0.5, false},     {"mergealign", "normalize", 1, false},
-        {"mergealign", "lambda", 1, false},       {"passthrough", "scale", 1, false},
+        {"linear", "normalize", 1, false},
+        {"linear", "weight", 0, true},
+        {"slerp", "t", 0, true},
+        {"nuslerp", "weight", 0, true},
+        {"nuslerp", "nuslerp_flatten", 1, false},
+        {"nuslerp", "nuslerp_row_wise", 0, false},
+        {"task_arithmetic", "normalize", 0, false},
+        {"task_arithmetic", "lambda", 1, false},
+        {"task_arithmetic", "rescale", 0, false},
+        {"ties", "normalize", 1, false},
+        {"ties", "rescale", 0, false},
+        {"ties", "density", 1, false},
+        {"ties", "weight", 0, true},
+        {"dare_ties", "normalize", 0, false},
+        {"dare_ties", "rescale", 1, false},
+        {"dare_linear", "normalize", 0, false},
+        {"dare_linear", "rescale", 1, false},
+        {"dare_linear", "lambda", 1, false},
+        {"mergealign", "weight", 0.5, false},
+        {"mergealign", "normalize", 1, false},
+        {"mergealign", "lambda", 1, false},
+        {"passthrough", "scale", 1, false},
     };
     (void)state;
     for (size_t i = 0; i < sizeof table / sizeof table[0]; i++) {
@@ -72,7 +83,9 @@ static void test_mergekit_defaults(void **state)
         if (!table[i].required)
             assert_true(m->params[p].default_value == table[i].value);
     }
-    assert_true(method_find("task_arithmetic")->params[method_param_index(method_find("task_arithmetic"), "density")].no_effect);
+    assert_true(method_find("task_arithmetic")
+                    ->params[method_param_index(method_find("task_arithmetic"), "density")]
+                    .no_effect);
     assert_int_equal(method_find("linear")->base, METHOD_BASE_ORDINARY);
     assert_int_equal(method_find("slerp")->base, METHOD_BASE_ONE_OF);
     assert_int_equal(method_find("nuslerp")->base, METHOD_BASE_OPTIONAL);
@@ -104,15 +117,15 @@ static void test_refusals(void **state)
     for (size_t i = 0; i < sizeof table / sizeof table[0]; i++) {
         struct merge_op op;
         char message[256] = "";
-        enum wm_status st = prepare_op(&op, table[i].method, table[i].n_models, table[i].has_base, 4, 4, 0,
-                                       table[i].settings, message);
+        enum wm_status st =
+            prepare_op(&op, table[i].method, table[i].n_models, table[i].has_base, 4, 4, 0, table[i].settings, message);
         assert_int_equal(st, WM_BAD_CONFIG);
         if (strstr(message, table[i].says) == NULL)
             fail_msg("%s: \"%s\" does not say \"%s\"", table[i].method, message, table[i].says);
     }
 }
 
-/* k = trunc(density * N) in double, like Python's int(): 0.29 * 100 is 28.999999999999996. */
+/* k = trunc(density * N) in double, like Python's int(): 0.29 * 100 is 28.999999999999996; at least 1. */
 static void test_density(void **state)
 {
     static const struct {
@@ -122,12 +135,20 @@ static void test_density(void **state)
         enum merge_keep keep;
         uint64_t amount; /* k or keep_below */
     } table[] = {
-        {"ties", 0.29, 100, KEEP_TOP, 28},      {"ties", 0.5, 7, KEEP_TOP, 3},
-        {"ties", 1.0, 7, KEEP_ALL, 0},          {"ties", 0.0, 7, KEEP_NONE, 0},
-        {"ties", 0.1, 9, KEEP_NONE, 0},         {"ties", 0.2, 5, KEEP_TOP, 1},
-        {"ties", 0.999999, 10, KEEP_TOP, 9},    {"dare_ties", 0.5, 7, KEEP_RANDOM, 32768},
-        {"dare_ties", 1.0, 7, KEEP_ALL, 65536}, {"dare_ties", 0.0, 7, KEEP_NONE, 0},
-        {"dare_ties", 1e-9, 7, KEEP_NONE, 0},   {"dare_linear", 0.53, 7, KEEP_RANDOM, 34734},
+        {"ties", 0.29, 100, KEEP_TOP, 28},
+        {"ties", 0.5, 7, KEEP_TOP, 3},
+        {"ties", 1.0, 7, KEEP_ALL, 0},
+        {"ties", 0.0, 7, KEEP_NONE, 0},
+        {"ties", 0.1, 9, KEEP_TOP, 1},
+        {"ties", 0.2, 5, KEEP_TOP, 1},
+        {"ties", 0.1, 1, KEEP_ALL, 0},
+        {"ties", 1e-9, 7, KEEP_TOP, 1},
+        {"ties", 0.999999, 10, KEEP_TOP, 9},
+        {"dare_ties", 0.5, 7, KEEP_RANDOM, 32768},
+        {"dare_ties", 1.0, 7, KEEP_ALL, 65536},
+        {"dare_ties", 0.0, 7, KEEP_NONE, 0},
+        {"dare_ties", 1e-9, 7, KEEP_NONE, 0},
+        {"dare_linear", 0.53, 7, KEEP_RANDOM, 34734},
         {"task_arithmetic", 0.1, 9, KEEP_ALL, 0},
     };
     (void)state;
@@ -138,6 +159,32 @@ static void test_density(void **state)
         assert_int_equal(prepare_op(&op, table[i].method, 1, true, 1, table[i].n, 0, settings, message), WM_OK);
         assert_int_equal(op.models[0].keep, table[i].keep);
         assert_true((op.models[0].keep == KEEP_TOP ? op.models[0].k : op.models[0].keep_below) == table[i].amount);
+    }
+}
+
+/* The divisor without a vote: the fp32 sum of fp32 weights, left to right; a sum near zero divides by 1 (mergekit 3.8). */
+static void test_divisor(void **state)
+{
+    static const struct {
+        double weights[3];
+        float divisor;
+    } table[] = {{{0.6, 0.4, 0.5}, (0.6f + 0.4f) + 0.5f},
+                 {{0.05, 0, 0}, 0.05f},
+                 {{2e-8, 0, 0}, 2e-8f},
+                 {{0.5e-8, 0, 0}, 1.0f},
+                 {{1, -1, 0}, 1.0f},
+                 {{1e8, 1, -1e8}, 1.0f}};
+    (void)state;
+    for (size_t i = 0; i < sizeof table / sizeof table[0]; i++) {
+        const struct setting settings[] = {{"weight", table[i].weights[0], 0},
+                                           {"weight", table[i].weights[1], 1},
+                                           {"weight", table[i].weights[2], 2},
+                                           {"normalize", 1, G},
+                                           {NULL, 0, 0}};
+        struct merge_op op;
+        char message[256];
+        assert_int_equal(prepare_op(&op, "task_arithmetic", 3, true, 1, 100, 0, settings, message), WM_OK);
+        assert_true(op.divisor == table[i].divisor);
     }
 }
 
@@ -191,9 +238,10 @@ static void test_memory_bound(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_descriptors),  cmocka_unit_test(test_mergekit_defaults), cmocka_unit_test(test_refusals),
-        cmocka_unit_test(test_density),      cmocka_unit_test(test_inverse_density),   cmocka_unit_test(test_first_passes),
-        cmocka_unit_test(test_memory_bound),
+        cmocka_unit_test(test_descriptors),  cmocka_unit_test(test_mergekit_defaults),
+        cmocka_unit_test(test_refusals),     cmocka_unit_test(test_density),
+        cmocka_unit_test(test_divisor),      cmocka_unit_test(test_inverse_density),
+        cmocka_unit_test(test_first_passes), cmocka_unit_test(test_memory_bound),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -78,10 +78,10 @@ static void test_overflow_by_hand(void **state)
     assert_int_equal(f32_to_f16(-65520.0f), 0xfc00);
     assert_int_equal(f32_to_f16(INFINITY), 0x7c00);
     assert_int_equal(f32_to_f16(0x1p-24f), 0x0001);
-    assert_int_equal(f32_to_f16(0x1p-25f), 0x0000);          /* halfway to zero: even */
-    assert_int_equal(f32_to_f16(0x1.000002p-25f), 0x0001);   /* just above           */
-    assert_int_equal(f32_to_f16(-0x1p-30f), 0x8000);         /* the sign stays       */
-    assert_int_equal(f32_to_bf16(0x1.fffffep127f), 0x7f80);  /* FLT_MAX rounds up    */
+    assert_int_equal(f32_to_f16(0x1p-25f), 0x0000);         /* halfway to zero: even */
+    assert_int_equal(f32_to_f16(0x1.000002p-25f), 0x0001);  /* just above           */
+    assert_int_equal(f32_to_f16(-0x1p-30f), 0x8000);        /* the sign stays       */
+    assert_int_equal(f32_to_bf16(0x1.fffffep127f), 0x7f80); /* FLT_MAX rounds up    */
     assert_int_equal(f32_to_bf16(0x1.fep127f), 0x7f7f);
     assert_int_equal(f32_to_bf16(-INFINITY), 0xff80);
     assert_int_equal(f32_to_bf16(1.00390625f), 0x3f80); /* 1 + 2^-8: halfway, even is down */
@@ -130,9 +130,12 @@ static void test_f64(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_widening_all_patterns),      cmocka_unit_test(test_narrowing_around_every_value),
-        cmocka_unit_test(test_narrowing_small_and_random), cmocka_unit_test(test_overflow_by_hand),
-        cmocka_unit_test(test_nan_patterns),               cmocka_unit_test(test_f64),
+        cmocka_unit_test(test_widening_all_patterns),
+        cmocka_unit_test(test_narrowing_around_every_value),
+        cmocka_unit_test(test_narrowing_small_and_random),
+        cmocka_unit_test(test_overflow_by_hand),
+        cmocka_unit_test(test_nan_patterns),
+        cmocka_unit_test(test_f64),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -52,7 +52,8 @@ static void test_draw_definition(void **state)
             struct philox_words w = philox4x32((uint32_t)call, (uint32_t)(call >> 32), 0, 0, (uint32_t)keys[k],
                                                (uint32_t)(keys[k] >> 32), 7);
             uint32_t word = w.w[(elements[e] & 7) >> 1];
-            assert_int_equal(philox_mask_draw(keys[k], elements[e]), (elements[e] & 1) != 0 ? word >> 16 : word & 0xffff);
+            assert_int_equal(philox_mask_draw(keys[k], elements[e]),
+                             (elements[e] & 1) != 0 ? word >> 16 : word & 0xffff);
         }
 }
 
@@ -129,7 +130,7 @@ static void test_keep_rate(void **state)
             double kept = 0;
             for (size_t i = lane; i < N; i += 8)
                 kept += mask[i];
-            assert_true(fabs(kept - N / 8 * p) < 6.0 * sqrt(N / 8 * p * (1 - p)));
+            assert_true(fabs(kept - N * p / 8) < 6.0 * sqrt(N * p * (1 - p) / 8));
         }
     }
     mask_of(mask, 0.0, 1, "w", 0, N, 0);

@@ -38,9 +38,9 @@ static const struct {
     enum wm_dtype in, out;
     double density;
 } cases[] = {
-    {"linear", false, WM_BF16, WM_BF16, 1},      {"linear", false, WM_F16, WM_F16, 1},
-    {"linear", false, WM_F32, WM_BF16, 1},       {"linear", false, WM_F64, WM_F32, 1},
-    {"ties", true, WM_BF16, WM_BF16, 0.5},       {"ties", true, WM_F32, WM_F16, 0.3},
+    {"linear", false, WM_BF16, WM_BF16, 1},       {"linear", false, WM_F16, WM_F16, 1},
+    {"linear", false, WM_F32, WM_BF16, 1},        {"linear", false, WM_F64, WM_F32, 1},
+    {"ties", true, WM_BF16, WM_BF16, 0.5},        {"ties", true, WM_F32, WM_F16, 0.3},
     {"task_arithmetic", true, WM_F16, WM_F16, 1}, {"dare_linear", true, WM_BF16, WM_BF16, 0.5},
 };
 
@@ -70,7 +70,8 @@ static void test_counts(void **state)
             for (size_t r = i; r < N && r < i + (size_t)(bad % 7 == 0 ? 70 : 1); r++)
                 ref_store(owned[input], cases[c].in, r, values[bad % 3]);
         }
-        struct setting settings[] = {{"weight", 1.0, G}, {"density", cases[c].density, G}, {"rescale", 0, G}, {NULL, 0, 0}};
+        struct setting settings[] = {
+            {"weight", 1.0, G}, {"density", cases[c].density, G}, {"rescale", 0, G}, {NULL, 0, 0}};
         if (!cases[c].has_base)
             settings[1].name = NULL;
         for (int i = 0; i < n_inputs; i++)
@@ -82,8 +83,8 @@ static void test_counts(void **state)
                 struct run run = {.tile_elems = r == 0 ? 0 : 16384, .n_threads = r + 1, .backwards = r == 1};
                 struct merge_op op;
                 char message[256];
-                assert_int_equal(prepare_op(&op, cases[c].method, n_models, cases[c].has_base, 1, N, 3, settings, message),
-                                 WM_OK);
+                assert_int_equal(
+                    prepare_op(&op, cases[c].method, n_models, cases[c].has_base, 1, N, 3, settings, message), WM_OK);
                 run_op(&op, &arrays, &run);
                 assert_report(&run.report, &want, n_inputs, cases[c].method);
                 for (size_t e = 0; e < N; e++) { /* a bad input shows in the result, a good one does not */
@@ -108,12 +109,9 @@ static void test_overflow(void **state)
         enum wm_dtype in, out;
         double weight, largest_kept, smallest_lost;
     } casts[] = {
-        {WM_F32, WM_F16, 1.0, 65519.99, 65520.0},
-        {WM_F32, WM_BF16, 1.0, 0x1.fefffep127, 0x1.ffp127},
-        {WM_BF16, WM_BF16, 2.0, 0x1.fep126, 0x1.0p127},
-        {WM_F32, WM_F32, 2.0, 0x1.fffffep126, 0x1.0p127},
-        {WM_F64, WM_F32, 1.0, F32_LARGEST, 0x1p128},
-        {WM_F64, WM_F64, 1.0, F32_LARGEST, 1e300},
+        {WM_F32, WM_F16, 1.0, 65519.99, 65520.0},       {WM_F32, WM_BF16, 1.0, 0x1.fefffep127, 0x1.ffp127},
+        {WM_BF16, WM_BF16, 2.0, 0x1.fep126, 0x1.0p127}, {WM_F32, WM_F32, 2.0, 0x1.fffffep126, 0x1.0p127},
+        {WM_F64, WM_F32, 1.0, F32_LARGEST, 0x1p128},    {WM_F64, WM_F64, 1.0, F32_LARGEST, 1e300},
     };
     enum { M = 20000 };
     (void)state;
