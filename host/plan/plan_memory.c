@@ -106,19 +106,13 @@ static enum wm_status too_small(const struct plan_memory *m, uint64_t needed, st
                      text_bytes(want, sizeof want, (needed + 0xFFFFF) & ~(uint64_t)0xFFFFF));
 }
 
-enum wm_status plan_build_memory(struct plan_build *b, struct wm_error *err)
+/* What one tile size costs. Returns the bytes needed at least. */
+static uint64_t divide(struct plan_build *b, uint64_t tile_bytes, uint64_t in_bits, uint64_t out_bits, int max_sources)
 {
     struct plan *plan = b->plan;
     struct plan_memory *m = &plan->memory;
-    uint64_t in_bits, out_bits, fixed, useful, left, largest = 0, statistics = 0;
-    uint64_t tile_bytes = b->options->tile_bytes ? b->options->tile_bytes : PLAN_DEFAULT_TILE_BYTES;
+    uint64_t fixed, useful, largest = 0, statistics = 0;
     struct merge_op op;
-    int max_sources;
-
-    memset(m, 0, sizeof *m);
-    m->budget = b->options->memory_bytes ? b->options->memory_bytes : PLAN_DEFAULT_MEMORY_BYTES;
-    choose_threads(m, b->options);
-    widest(plan, &in_bits, &out_bits, &max_sources);
 
     m->tile_elems = tile_bytes * 8 / in_bits / TILE_CHUNK_ELEMS * TILE_CHUNK_ELEMS;
     if (m->tile_elems < TILE_CHUNK_ELEMS)
@@ -141,21 +135,11 @@ enum wm_status plan_build_memory(struct plan_build *b, struct wm_error *err)
             largest = slots_of(plan, job);
     }
     m->statistics = statistics * PLAN_MAX_STATISTICS_JOBS;
-    m->reserve = RESERVE_BYTES + (uint64_t)(m->n_compute + m->n_readers + m->n_writers) * STACK_BYTES;
-    m->tables = plan->arena.n_bytes + b->recipe->arena.n_bytes;
-    for (int i = 0; i < plan->n_models; i++)
-        m->tables += plan->models[i]->arena.n_bytes;
-    for (int s = 0; s < plan->n_shards; s++)
-        m->tables += plan->shards[s].n_header_bytes;
-    m->tables += plan->n_jobs * sizeof(struct hash128);
     m->scratch = (uint64_t)m->n_compute * cpu_scratch_bytes();
     m->output_slots = m->n_out_slots * m->out_slot_bytes;
 
     fixed = m->reserve + m->tables + m->scratch + m->statistics + m->output_slots;
-    left = m->budget > fixed ? m->budget - fixed : 0;
-    m->n_slots = left / m->slot_bytes;
-    if (m->n_slots < 2 * (uint64_t)max_sources)
-        return too_small(m, fixed + 2 * (uint64_t)max_sources * m->slot_bytes, err);
+    m->n_slots = (m->budget > fixed ? m->budget - fixed : 0) / m->slot_bytes;
     /* Room for the largest tensor and, while it is computed, for reading the next ones. */
     useful = RING_BYTES / m->slot_bytes;
     if (useful < 2 * (uint64_t)max_sources * (uint64_t)(m->n_compute + m->n_readers))
@@ -165,6 +149,43 @@ enum wm_status plan_build_memory(struct plan_build *b, struct wm_error *err)
         m->n_slots = useful;
     m->input_slots = m->n_slots * m->slot_bytes;
     m->total = fixed + m->input_slots;
+    return fixed + 2 * (uint64_t)max_sources * m->slot_bytes;
+}
+
+static void measure_tables(struct plan_build *b)
+{
+    struct plan *plan = b->plan;
+    struct plan_memory *m = &plan->memory;
+
+    m->reserve = RESERVE_BYTES + (uint64_t)(m->n_compute + m->n_readers + m->n_writers) * STACK_BYTES;
+    m->tables = plan->arena.n_bytes + b->recipe->arena.n_bytes;
+    for (int i = 0; i < plan->n_models; i++)
+        m->tables += plan->models[i]->arena.n_bytes;
+    for (int s = 0; s < plan->n_shards; s++)
+        m->tables += plan->shards[s].n_header_bytes;
+    m->tables += plan->n_jobs * sizeof(struct hash128);
+}
+
+enum wm_status plan_build_memory(struct plan_build *b, struct wm_error *err)
+{
+    struct plan *plan = b->plan;
+    struct plan_memory *m = &plan->memory;
+    uint64_t in_bits, out_bits, needed;
+    uint64_t tile_bytes = b->options->tile_bytes ? b->options->tile_bytes : PLAN_DEFAULT_TILE_BYTES;
+    struct merge_op op;
+    int max_sources;
+
+    memset(m, 0, sizeof *m);
+    m->budget = b->options->memory_bytes ? b->options->memory_bytes : PLAN_DEFAULT_MEMORY_BYTES;
+    choose_threads(m, b->options);
+    widest(plan, &in_bits, &out_bits, &max_sources);
+    measure_tables(b);
+    needed = divide(b, tile_bytes, in_bits, out_bits, max_sources);
+    /* Many models or many threads: smaller tiles, unless the user chose their size. The bytes of the result stay. */
+    while (needed > m->budget && !b->options->tile_bytes && m->tile_elems > TILE_CHUNK_ELEMS)
+        needed = divide(b, tile_bytes /= 2, in_bits, out_bits, max_sources);
+    if (needed > m->budget)
+        return too_small(m, needed, err);
 
     plan->bytes_to_read = plan->bytes_in;
     for (size_t j = 0; j < plan->n_jobs; j++) {
