@@ -143,19 +143,22 @@ struct wm_options {
     uint64_t seed;         /* of random masks; 0 is a seed like any other                     */
     enum wm_device device;
     enum wm_direct_io direct_io;
-    enum wm_policy nonfinite; /* NaN or Inf in an input                                          */
-    enum wm_policy overflow;  /* a finite value that the output type cannot hold                 */
-    int copy_tokenizer;       /* copy tokenizer and generation files from the donor              */
-    int write_card;           /* README.md and mergekit_config.yml                               */
-    int sha256;               /* add SHA-256 of every output shard to the manifest               */
-    int restart;              /* throw an unfinished earlier run away instead of resuming it     */
-    int overwrite;            /* replace a non-empty output directory at the commit              */
-    int sync;                 /* fsync before the commit (0 only for benchmarks and tests)       */
-    const char *hub_cache;    /* hub cache directory; NULL: HF_HUB_CACHE, HF_HOME, ...           */
+    enum wm_policy nonfinite;     /* NaN or Inf in an input                                          */
+    enum wm_policy overflow;      /* a finite value that the output type cannot hold                 */
+    int copy_tokenizer;           /* copy tokenizer and generation files from the donor              */
+    int write_card;               /* README.md and mergekit_config.yml                               */
+    int sha256;                   /* add SHA-256 of every output shard to the manifest               */
+    int restart;                  /* throw an unfinished earlier run away instead of resuming it     */
+    int overwrite;                /* replace a non-empty output directory at the commit              */
+    int sync;                     /* fsync before the commit (0 only for benchmarks and tests)       */
+    const char *hub_cache;        /* hub cache directory; NULL: HF_HUB_CACHE, HF_HOME, ...           */
+    int device_index;             /* with WM_DEVICE_CUDA: 0 every GPU, else the n-th, counted from 1 */
+    uint64_t device_memory_bytes; /* budget on each GPU; 0: nine tenths of what is free             */
+    int verify_per_1000;          /* GPU tiles that the CPU recomputes and compares, per thousand   */
 };
 #define WM_OPTIONS_INIT                                                                                                \
     {                                                                                                                  \
-        .size = sizeof(struct wm_options), .copy_tokenizer = 1, .write_card = 1, .sync = 1                             \
+        .size = sizeof(struct wm_options), .copy_tokenizer = 1, .write_card = 1, .sync = 1, .verify_per_1000 = 1       \
     }
 
 /* ---- merging, in order of use ------------------------------------------------------------------------------- */
@@ -200,6 +203,32 @@ enum wm_status wm_methods(const char *name, int as_json, char **text, struct wm_
 enum wm_status wm_env(const struct wm_options *options, int as_json, char **text, struct wm_error *err);
 
 void wm_text_free(char *text);
+
+/* ---- measuring this machine --------------------------------------------------------------------------------- */
+
+struct wm_bench_options {
+    size_t size;      /* sizeof(struct wm_bench_options)                                   */
+    int quick;        /* seconds instead of minutes, with fewer sizes and samples          */
+    const char *dir;  /* measure the storage of this folder (2 GiB, removed); NULL: do not */
+    const char *only; /* only kernels whose name contains this; NULL: all                  */
+    int (*on_step)(void *user, const char *what); /* before each step; non-zero stops. May be NULL */
+    void *user;
+};
+#define WM_BENCH_OPTIONS_INIT                                                                                          \
+    {                                                                                                                  \
+        .size = sizeof(struct wm_bench_options)                                                                        \
+    }
+
+enum wm_bench_format { WM_BENCH_TEXT, WM_BENCH_JSON, WM_BENCH_CSV, WM_BENCH_SVG };
+struct wm_bench;
+
+/* Measures storage, memory and wires, then every kernel on the device that `options` names (device, n_threads).
+ * Either may be NULL. WM_USAGE, WM_NO_DEVICE, WM_NO_INPUT, WM_CANCELLED. */
+enum wm_status wm_bench_run(struct wm_bench **bench, const struct wm_bench_options *what,
+                            const struct wm_options *options, struct wm_error *err);
+enum wm_status wm_bench_report(const struct wm_bench *bench, enum wm_bench_format format, char **text,
+                               struct wm_error *err);
+void wm_bench_free(struct wm_bench *bench); /* NULL is allowed */
 
 #pragma GCC visibility pop
 #ifdef __cplusplus

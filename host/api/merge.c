@@ -259,6 +259,10 @@ enum wm_status wm_merge_run(struct wm_merge *merge, struct wm_error *err)
                                            .shard = ""};
     TRY(tell_progress(merge, "merging", began, err)); /* a caller sees the start however short the merge is */
     TRY(engine_run(merge->plan, &output, &options, &merge->cancel, &merge->result, err));
+    if (merge->result.notice[0]) {
+        begin_phase(merge, &problems);
+        problems_add(&problems, WM_WARNING, WM_OK, "%s", merge->result.notice);
+    }
     if (options.sha256) {
         TRY(tell_progress(merge, "hashing", began, err));
         TRY(hash_shards(merge, output.partial_path, &sha256, err));

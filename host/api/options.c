@@ -1,6 +1,8 @@
 /* options.c: see options.h. */
 #include "api/options.h"
 
+#include "engine/engine.h"
+
 #include "plan/plan.h"
 
 #include <string.h>
@@ -36,13 +38,11 @@ static enum wm_status check(const struct wm_options *o, struct wm_error *err)
     if (!is_flag(o->strict) || !is_flag(o->copy_tokenizer) || !is_flag(o->write_card) || !is_flag(o->sha256) ||
         !is_flag(o->restart) || !is_flag(o->overwrite) || !is_flag(o->sync))
         return refuse(err, "a flag in wm_options is neither 0 nor 1; initialise the struct with WM_OPTIONS_INIT");
-    switch (o->device) {
-    case WM_DEVICE_AUTO:
-    case WM_DEVICE_CPU: return WM_OK;
-    case WM_DEVICE_CUDA:
-        return error_set(err, WM_NO_DEVICE,
-                         "a GPU was asked for, but this build has no CUDA backend; use --device cpu (or auto)");
-    }
+    if (o->device_index < 0 || o->verify_per_1000 < 0 || o->verify_per_1000 > 1000)
+        return refuse(err,
+                      "the GPU's number and the share of verified tiles cannot be negative, nor the share above 1");
+    if ((int)o->device >= WM_DEVICE_AUTO && o->device <= WM_DEVICE_CUDA)
+        return backends_check(o, err);
     return refuse(err, "`device` is WM_DEVICE_AUTO, WM_DEVICE_CPU or WM_DEVICE_CUDA");
 }
 

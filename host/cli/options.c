@@ -126,15 +126,43 @@ static bool set_shard_size(struct cli_command *c, const char *value, char proble
     return false;
 }
 
-/* "cuda:1" is a cuda as far as this version can tell. */
+/* cuda: every GPU; cuda:N the one with that number. */
 static bool set_device(struct cli_command *c, const char *value, char problem[256])
 {
-    const char *name = strncmp(value, "cuda:", 5) == 0 ? "cuda" : value;
-    int i = choice_of(devices, name, problem);
+    bool one = strncmp(value, "cuda:", 5) == 0;
+    uint64_t number = 0;
+    int i = choice_of(devices, one ? "cuda" : value, problem);
 
+    if (one && (!value_u64(value + 5, &number) || number > 1000)) {
+        snprintf(problem, 256, "takes auto, cpu, cuda or cuda:N with the number of a GPU");
+        return false;
+    }
     if (i >= 0)
         c->options.device = (enum wm_device)i;
+    c->options.device_index = one ? (int)number + 1 : 0;
     return i >= 0;
+}
+
+static bool set_device_memory(struct cli_command *c, const char *value, char problem[256])
+{
+    if (value_bytes(value, false, &c->options.device_memory_bytes) && c->options.device_memory_bytes > 0)
+        return true;
+    snprintf(problem, 256, "takes a size such as 8GiB");
+    return false;
+}
+
+/* A percentage, kept as tiles per thousand. */
+static bool set_verify_sample(struct cli_command *c, const char *value, char problem[256])
+{
+    char *end;
+    double percent = strtod(value, &end);
+
+    if (*value && !*end && percent >= 0.0 && percent <= 100.0) {
+        c->options.verify_per_1000 = (int)(percent * 10.0 + 0.5);
+        return true;
+    }
+    snprintf(problem, 256, "takes a percentage from 0 to 100");
+    return false;
 }
 
 static bool set_cuda(struct cli_command *c, const char *value, char problem[256])
@@ -162,6 +190,20 @@ static bool set_hub_cache(struct cli_command *c, const char *value, char problem
     return true;
 }
 
+/* A name that must not be empty. */
+#define SETS_NAME(name, field)                                                                                         \
+    static bool name(struct cli_command *c, const char *value, char problem[256])                                      \
+    {                                                                                                                  \
+        c->field = value;                                                                                              \
+        snprintf(problem, 256, "takes a name");                                                                        \
+        return *value != '\0';                                                                                         \
+    }
+SETS_NAME(set_dir, dir)
+SETS_NAME(set_only, only)
+SETS_NAME(set_csv, csv)
+SETS_NAME(set_svg, svg)
+SETS_BOOL(set_quick, quick, true)
+
 static bool set_safe_serialization(struct cli_command *c, const char *value, char problem[256])
 {
     (void)c;
@@ -176,11 +218,17 @@ static bool set_safe_serialization(struct cli_command *c, const char *value, cha
 #define MERGING  (VERB_BIT(VERB_MERGE) | VERB_BIT(VERB_PLAN))
 #define ANY      (VERB_BIT(N_VERBS) - 1)
 #define PRINTING (ANY & ~VERB_BIT(VERB_HELP) & ~VERB_BIT(VERB_COMPLETION))
+#define BENCH    VERB_BIT(VERB_BENCH)
 #define OPENING  (MERGING | VERB_BIT(VERB_INSPECT))
 
 const char *const cli_group_names[N_GROUPS] = {
-    [GROUP_MERGE] = "merging", [GROUP_OUTPUT] = "output",   [GROUP_RESOURCES] = "resources",
-    [GROUP_INPUTS] = "inputs", [GROUP_GENERAL] = "general", [GROUP_MERGEKIT] = "mergekit-yaml's options",
+    [GROUP_MERGE] = "merging",
+    [GROUP_OUTPUT] = "output",
+    [GROUP_RESOURCES] = "resources",
+    [GROUP_INPUTS] = "inputs",
+    [GROUP_BENCH] = "measuring",
+    [GROUP_GENERAL] = "general",
+    [GROUP_MERGEKIT] = "mergekit-yaml's options",
 };
 
 const struct cli_option cli_options[] = {
@@ -209,22 +257,35 @@ const struct cli_option cli_options[] = {
 
     {"memory", 0, KIND_VALUE, "SIZE", NULL, GROUP_RESOURCES, MERGING,
      "memory budget of the whole process; default 2GiB", set_memory},
-    {"threads", 'j', KIND_VALUE, "N", NULL, GROUP_RESOURCES, MERGING | VERB_BIT(VERB_VERIFY),
+    {"threads", 'j', KIND_VALUE, "N", NULL, GROUP_RESOURCES, MERGING | BENCH | VERB_BIT(VERB_VERIFY),
      "compute threads; default: the processors this process may use", set_threads},
     {"io-threads", 0, KIND_VALUE, "N", NULL, GROUP_RESOURCES, MERGING, "reader threads; default: chosen",
      set_io_threads},
     {"tile", 0, KIND_VALUE, "SIZE", NULL, GROUP_RESOURCES, MERGING,
      "bytes of one tile, 64KiB to 64MiB; default: chosen", set_tile},
-    {"device", 0, KIND_VALUE, "DEVICE", devices, GROUP_RESOURCES, MERGING, "auto (default), cpu or cuda", set_device},
+    {"device", 0, KIND_VALUE, "DEVICE", devices, GROUP_RESOURCES, MERGING | BENCH,
+     "auto (default), cpu, cuda (every GPU) or cuda:N", set_device},
+    {"device-memory", 0, KIND_VALUE, "SIZE", NULL, GROUP_RESOURCES, MERGING,
+     "memory budget on each GPU (default: nine tenths of what is free)", set_device_memory},
+    {"verify-sample", 0, KIND_VALUE, "PERCENT", NULL, GROUP_RESOURCES, MERGING,
+     "GPU tiles that the CPU recomputes and compares (default 0.1)", set_verify_sample},
     {"direct-io", 0, KIND_VALUE, "MODE", direct_modes, GROUP_RESOURCES, MERGING,
      "read past the page cache: auto (default), on, off", set_direct_io},
 
     {"hub-cache", 0, KIND_VALUE, "DIR", NULL, GROUP_INPUTS, OPENING | VERB_BIT(VERB_ENV),
      "Hugging Face cache; default: HF_HUB_CACHE, HF_HOME, ~/.cache", set_hub_cache},
 
+    {"quick", 0, KIND_FLAG, NULL, NULL, GROUP_BENCH, BENCH, "seconds instead of minutes: fewer sizes and samples",
+     set_quick},
+    {"dir", 0, KIND_VALUE, "DIR", NULL, GROUP_BENCH, BENCH, "measure the storage of this folder too (2 GiB, removed)",
+     set_dir},
+    {"only", 0, KIND_VALUE, "WORD", NULL, GROUP_BENCH, BENCH, "only kernels whose name contains WORD", set_only},
+    {"csv", 0, KIND_VALUE, "FILE", NULL, GROUP_BENCH, BENCH, "write every measurement as CSV", set_csv},
+    {"svg", 0, KIND_VALUE, "FILE", NULL, GROUP_BENCH, BENCH, "write a roofline plot", set_svg},
+
     {"json", 0, KIND_FLAG, NULL, NULL, GROUP_GENERAL, PRINTING, "the result as one JSON object on standard output",
      set_json},
-    {"progress", 0, KIND_VALUE, "MODE", progress_modes, GROUP_GENERAL, VERB_BIT(VERB_MERGE),
+    {"progress", 0, KIND_VALUE, "MODE", progress_modes, GROUP_GENERAL, VERB_BIT(VERB_MERGE) | BENCH,
      "auto (default), bar, plain, json (lines on standard error), none", set_progress},
     {"quiet", 'q', KIND_FLAG, NULL, NULL, GROUP_GENERAL, PRINTING, "no progress, plan or notes; only the result's path",
      set_quiet},
@@ -290,6 +351,11 @@ const struct cli_verb_info cli_verbs[N_VERBS] = {
          "  warpmerge verify out\n", 1, 1},
     [VERB_ENV] = {"env", "", "print what a bug report needs", "Version, compiler, processor, memory, limits, caches.",
                   "  warpmerge env\n", 0, 0},
+    [VERB_BENCH] =
+        {"bench", "", "measure this machine and the kernels",
+         "First the ceilings: storage, memory, and with a GPU its wires and memory; then every kernel over\n"
+         "sizes and types, and its share of the memory's measured copy bandwidth.",
+         "  warpmerge bench --quick\n  warpmerge bench --dir /scratch --svg roofline.svg --json > bench.json\n", 0, 0},
     [VERB_COMPLETION] = {"completion", "SHELL", "print completions for bash, zsh or fish",
                          "Put the output where your shell looks for completions.",
                          "  warpmerge completion bash > ~/.local/share/bash-completion/completions/warpmerge\n", 1, 1},

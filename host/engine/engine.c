@@ -7,7 +7,7 @@
 #include "engine/engine.h"
 
 #include "base/text.h"
-#include "engine/backend.h"
+#include "engine/backends.h"
 #include "engine/journal.h"
 #include "engine/pipeline.h"
 #include "engine/resume.h"
@@ -102,7 +102,7 @@ static void name_limiter(struct engine_result *r, const struct plan *plan)
 {
     const struct plan_memory *m = &plan->memory;
     /* Busy share of each stage's threads; the stage whose threads were busiest set the pace. */
-    double read = r->read_busy / m->n_readers, compute = r->compute_busy / m->n_compute;
+    double read = r->read_busy / m->n_readers, compute = r->compute_busy / r->n_compute;
     double write = r->write_busy / m->n_writers;
 
     r->limiter = "reading";
@@ -112,6 +112,16 @@ static void name_limiter(struct engine_result *r, const struct plan *plan)
         r->limiter = "writing";
     if (r->sync_seconds > r->seconds / 2)
         r->limiter = "syncing";
+}
+
+static void name_compute(struct engine_result *r, const struct backends *backends)
+{
+    const char *first = backends->items[0]->ops->describe(backends->items[0]);
+
+    if (backends->n_items == 1)
+        snprintf(r->compute, sizeof r->compute, "%s", first);
+    else
+        snprintf(r->compute, sizeof r->compute, "%d GPUs (%s, ...)", backends->n_items, first);
 }
 
 static uint64_t peak_rss(void)
@@ -130,7 +140,7 @@ enum wm_status engine_run(const struct plan *plan, const struct output *output, 
     struct journal journal = {-1, NULL, 0, 0};
     struct journal_record *records = NULL;
     struct resume resume = {NULL, NULL, 0, 0};
-    struct backend *backend = NULL;
+    struct backends backends = {.n_items = 0};
     struct pipeline_totals totals;
     size_t n_records = 0;
     /* Without the fsync at the end the page cache may as well keep the bytes. */
@@ -146,7 +156,8 @@ enum wm_status engine_run(const struct plan *plan, const struct output *output, 
         goto out;
     }
     raise_descriptor_limit();
-    TRY(backend_open_cpu(&backend, err));
+    TRY(backends_open(plan, options, &backends, err));
+    name_compute(result, &backends);
     TRY(journal_open(&journal, output->partial_path, plan->fingerprint, options->restart, &records, &n_records, err));
     if (!n_records) /* whatever else lies there is of no use and must not reach the result */
         TRY(file_empty_dir(output->partial_path, kept, err));
@@ -157,9 +168,9 @@ enum wm_status engine_run(const struct plan *plan, const struct output *output, 
     {
         struct pipeline_args args = {.plan = plan,
                                      .options = options,
-                                     .backends = &backend,
-                                     .n_backends = 1,
-                                     .threads_per_backend = plan->memory.n_compute,
+                                     .backends = backends.items,
+                                     .n_backends = backends.n_items,
+                                     .threads_per_backend = backends.threads_per_backend,
                                      .shard_fds = fds,
                                      .direct_fds = direct_fds,
                                      .journal = &journal,
@@ -174,6 +185,7 @@ enum wm_status engine_run(const struct plan *plan, const struct output *output, 
     result->read_busy = totals.read_busy;
     result->compute_busy = totals.compute_busy;
     result->write_busy = totals.write_busy;
+    result->n_compute = backends.n_items * backends.threads_per_backend;
     memcpy(result->notice, totals.notice, sizeof result->notice);
     if (st != WM_OK)
         goto out;
@@ -184,10 +196,7 @@ enum wm_status engine_run(const struct plan *plan, const struct output *output, 
     result->sync_seconds = file_now_seconds() - synced;
 out:
     result->seconds = file_now_seconds() - start;
-    if (backend) {
-        snprintf(result->compute, sizeof result->compute, "%s", backend->ops->describe(backend));
-        backend->ops->close(backend);
-    }
+    backends_close(&backends);
     if (st == WM_OK)
         name_limiter(result, plan);
     result->peak_rss_bytes = peak_rss();

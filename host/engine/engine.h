@@ -33,6 +33,9 @@ enum wm_status output_check(const char *out_path, const struct plan *plan, const
 enum wm_status output_commit(struct output *output, const struct wm_options *options, struct wm_error *err);
 void output_release(struct output *output); /* unlocks; an uncommitted partial directory stays for the next run */
 
+/* Is there a device such as the options ask for? WM_NO_DEVICE. Opens nothing. */
+enum wm_status backends_check(const struct wm_options *options, struct wm_error *err);
+
 /* ---- the run ------------------------------------------------------------------------------------------------ */
 
 struct engine_result {
@@ -44,6 +47,7 @@ struct engine_result {
     double read_busy, compute_busy, write_busy; /* thread-seconds spent in each stage */
     uint64_t peak_rss_bytes;                    /* of the process so far */
     const char *limiter;                        /* "reading", "computing", "writing", "syncing": where most time went */
+    int n_compute;                              /* compute threads */
     char compute[128];                          /* "cpu avx512" */
     char notice[WM_ERROR_BYTES];                /* something the user should hear although the run succeeded; or "" */
 };

@@ -147,7 +147,7 @@ static bool start(void *arg, pthread_t *threads, int *n_threads, void *(*body)(v
 static void run_threads(struct pipeline *p, pthread_t *threads)
 {
     const struct plan_memory *m = &p->plan->memory;
-    struct executor executors[PIPELINE_MAX_BACKENDS];
+    struct executor executors[BACKENDS_MAX];
     int n_threads = 0;
     bool started = start(p, threads, &n_threads, writer_thread, m->n_writers);
 

@@ -7,12 +7,10 @@
 #ifndef WM_ENGINE_PIPELINE_H
 #define WM_ENGINE_PIPELINE_H
 
-#include "engine/backend.h"
+#include "engine/backends.h"
 #include "engine/engine.h"
 #include "engine/journal.h"
 #include "engine/resume.h"
-
-#define PIPELINE_MAX_BACKENDS 16
 
 struct pipeline_args {
     const struct plan *plan;

@@ -1,6 +1,6 @@
 /* Whole merges: the same bytes whatever the threads, tiles and budget; failures leave nothing wrong and resume. */
 #include "base/file.h"
-#include "support/fixture.h"
+#include "support/merge_cases.h"
 
 #include <errno.h>
 #include <math.h>
@@ -16,64 +16,6 @@
 #include <unistd.h>
 
 #include <cmocka.h>
-
-/* Sizes around chunk and tile borders, an odd tail, a scalar, an empty tensor, integers, and mixed types. */
-static void write_models(const struct fixture *f)
-{
-    for (int m = 0; m < 4; m++) {
-        char name[8];
-        uint64_t s = m ? 100u + (uint64_t)m : 0;
-        struct fixture_tensor t[] = {
-            {"model.embed_tokens.weight", WM_BF16, 2, {700, 100}, 1, 0.02, s, 3e-4, NULL},
-            {"model.layers.0.a", WM_BF16, 2, {257, 311}, 2, 0.02, s, 3e-4, NULL},
-            {"model.layers.0.b", WM_F32, 1, {16384}, 3, 0.02, s, 3e-4, NULL},
-            {"model.layers.1.a", WM_F16, 2, {129, 127}, 4, 0.02, s, 3e-4, NULL},
-            {"model.layers.1.b", m == 2 ? WM_F32 : WM_BF16, 1, {65537}, 5, 0.02, s, 3e-4, NULL},
-            {"model.layers.1.position_ids", WM_I64, 1, {513}, 0, 0, 0, 0, NULL},
-            {"model.layers.1.scalar", WM_F32, 0, {0}, 6, 1.0, s, 0.1, NULL},
-            {"model.layers.1.empty", WM_BF16, 2, {0, 4}, 0, 0, 0, 0, NULL},
-            {"model.norm.weight", WM_BF16, 1, {100}, 7, 1.0, s, 1e-2, NULL},
-            {"untouched", WM_BF16, 1, {40000}, 8, 0.02, 0, 0, NULL},
-        };
-        snprintf(name, sizeof name, "m%d", m);
-        fixture_write_model(f, name, t, sizeof t / sizeof *t, m == 1 ? 100000 : 0,
-                            "{\"model_type\":\"llama\",\"vocab_size\":700,\"torch_dtype\":\"bfloat16\"}");
-    }
-}
-
-/* A config whose model paths %0..%3 are the fixture's. */
-static void write_config(const struct fixture *f, const char *name, const char *yaml)
-{
-    char text[4096] = "";
-
-    for (const char *p = yaml; *p; p++) {
-        size_t n = strlen(text);
-        if (*p == '%')
-            snprintf(text + n, sizeof text - n, "%s/m%c", f->dir, *++p);
-        else
-            snprintf(text + n, sizeof text - n, "%c", *p);
-    }
-    fixture_write_file(f, name, text);
-}
-
-static const char *const recipes[] = {
-    "merge_method: linear\nmodels:\n- {model: '%1', parameters: {weight: 0.3}}\n- {model: '%2', parameters: {weight: "
-    "[0.1, 0.9]}}\n- {model: '%3', parameters: {weight: -0.2}}\n",
-    "merge_method: ties\nbase_model: '%0'\nparameters: {density: 0.3, rescale: true}\nmodels:\n- {model: '%1', "
-    "parameters: {weight: 0.5}}\n- {model: '%2', parameters: {weight: 0.7, density: 0.61}}\n- {model: '%3', "
-    "parameters: "
-    "{weight: 1}}\n",
-    "merge_method: dare_ties\nbase_model: '%0'\nparameters: {density: 0.4}\nmodels:\n- {model: '%1', parameters: "
-    "{weight: "
-    "0.5}}\n- {model: '%2', parameters: {weight: 0.7}}\n",
-    "merge_method: slerp\nbase_model: '%0'\nparameters: {t: [0.2, 0.8]}\nmodels:\n- {model: '%0'}\n- {model: '%1'}\n",
-    "merge_method: nuslerp\nbase_model: '%0'\nparameters: {nuslerp_flatten: false, nuslerp_row_wise: true}\nmodels:\n- "
-    "{model: '%1', parameters: {weight: 1}}\n- {model: '%2', parameters: {weight: 2}}\n",
-    "merge_method: nuslerp\nparameters: {nuslerp_flatten: false}\nmodels:\n- {model: '%1', parameters: {weight: 1}}\n- "
-    "{model: '%2', parameters: {weight: 2}}\n",
-    "merge_method: mergealign\nbase_model: '%0'\nmodels:\n- {model: '%1'}\n- {model: '%2'}\n",
-    "merge_method: passthrough\ndtype: float32\nparameters: {scale: 0.5}\nmodels:\n- {model: '%1'}\n",
-};
 
 static void expect_merge(const struct fixture *f, const char *out, const struct wm_options *options)
 {
@@ -98,10 +40,10 @@ static void same_bytes_whatever_the_machine_does(void **state)
 
     (void)state;
     fixture_init(&f);
-    write_models(&f);
-    for (size_t r = 0; r < sizeof recipes / sizeof *recipes; r++) {
+    merge_cases_write_models(&f);
+    for (size_t r = 0; r < merge_cases_count; r++) {
         struct hash128 first = {0, 0};
-        write_config(&f, "c.yml", recipes[r]);
+        merge_cases_write_config(&f, "c.yml", merge_cases_recipes[r]);
         for (size_t w = 0; w < sizeof ways / sizeof *ways; w++) {
             struct wm_options o = WM_OPTIONS_INIT;
             struct hash128 digest;
@@ -138,9 +80,9 @@ static void a_streamed_tensor_equals_a_resident_one(void **state)
         t[0].delta_seed = m;
         fixture_write_model(&f, name, t, 1, 0, NULL);
     }
-    write_config(&f, "c.yml",
-                 "merge_method: ties\nbase_model: '%0'\nparameters: {density: 0.37, weight: 1, rescale: "
-                 "true}\nmodels:\n- model: '%1'\n- model: '%2'\n");
+    merge_cases_write_config(&f, "c.yml",
+                             "merge_method: ties\nbase_model: '%0'\nparameters: {density: 0.37, weight: 1, rescale: "
+                             "true}\nmodels:\n- model: '%1'\n- model: '%2'\n");
     o.sync = 0;
     o.n_threads = 2;
     expect_merge(&f, "resident", &o);
@@ -175,8 +117,8 @@ static void every_call_may_fail_once(void **state)
 
     (void)state;
     fixture_init(&f);
-    write_models(&f);
-    write_config(&f, "c.yml", recipes[1]);
+    merge_cases_write_models(&f);
+    merge_cases_write_config(&f, "c.yml", merge_cases_recipes[1]);
     o.n_threads = 2;
     o.tile_bytes = 64 << 10;
     o.shard_bytes = 300000;
@@ -231,8 +173,8 @@ static void a_cancelled_merge_resumes(void **state)
 
     (void)state;
     fixture_init(&f);
-    write_models(&f);
-    write_config(&f, "c.yml", recipes[0]);
+    merge_cases_write_models(&f);
+    merge_cases_write_config(&f, "c.yml", merge_cases_recipes[0]);
     expect_merge(&f, "good", &o);
     expected = fixture_digest(&f, "good");
     o.on_progress = cancel_at_once;
@@ -282,8 +224,8 @@ static void damaged_ranges_are_computed_again(void **state)
 
     (void)state;
     fixture_init(&f);
-    write_models(&f);
-    write_config(&f, "c.yml", recipes[1]);
+    merge_cases_write_models(&f);
+    merge_cases_write_config(&f, "c.yml", merge_cases_recipes[1]);
     o.n_threads = 2;
     expect_merge(&f, "good", &o);
     expected = fixture_digest(&f, "good");
@@ -303,10 +245,10 @@ static void an_unfinished_merge_of_another_recipe_is_kept(void **state)
 
     (void)state;
     fixture_init(&f);
-    write_models(&f);
-    write_config(&f, "c.yml", recipes[0]);
+    merge_cases_write_models(&f);
+    merge_cases_write_config(&f, "c.yml", merge_cases_recipes[0]);
     stop_at_the_sync(&f, "out", &o);
-    write_config(&f, "c.yml", recipes[6]);
+    merge_cases_write_config(&f, "c.yml", merge_cases_recipes[6]);
     assert_int_equal(fixture_merge(&f, "c.yml", "out", &o, &err), WM_CANT_CREATE);
     assert_non_null(strstr(err.message, "--restart"));
     o.restart = 1;
@@ -329,8 +271,8 @@ static void outputs_that_are_refused(void **state)
 
     (void)state;
     fixture_init(&f);
-    write_models(&f);
-    write_config(&f, "c.yml", recipes[0]);
+    merge_cases_write_models(&f);
+    merge_cases_write_config(&f, "c.yml", merge_cases_recipes[0]);
     assert_int_equal(file_make_dir(fixture_path(&f, "full"), NULL), WM_OK);
     fixture_write_file(&f, "full/precious.txt", "do not lose me");
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -369,8 +311,8 @@ static void bad_values_are_refused_and_counted(void **state)
     values[40000] = INFINITY;
     values[40001] = -INFINITY;
     fixture_write_model(&f, "m2", t, 1, 0, NULL);
-    write_config(&f, "c.yml",
-                 "merge_method: linear\nparameters: {weight: 1}\nmodels: [{model: '%1'}, {model: '%2'}]\n");
+    merge_cases_write_config(&f, "c.yml",
+                             "merge_method: linear\nparameters: {weight: 1}\nmodels: [{model: '%1'}, {model: '%2'}]\n");
     o.tile_bytes = 64 << 10;
     for (int attempt = 0; attempt < 2; attempt++) { /* the second must not resume into acceptance */
         err = (struct wm_error)WM_ERROR_INIT;
@@ -388,9 +330,9 @@ static void bad_values_are_refused_and_counted(void **state)
     values[7] = 70000.0f;
     fixture_write_model(&f, "m1", t, 1, 0, NULL);
     fixture_write_model(&f, "m2", t, 1, 0, NULL);
-    write_config(&f, "c.yml",
-                 "merge_method: linear\ndtype: float16\nparameters: {weight: 1}\nmodels: [{model: '%1'}, "
-                 "{model: '%2'}]\n");
+    merge_cases_write_config(&f, "c.yml",
+                             "merge_method: linear\ndtype: float16\nparameters: {weight: 1}\nmodels: [{model: '%1'}, "
+                             "{model: '%2'}]\n");
     o.nonfinite = WM_POLICY_ERROR;
     err = (struct wm_error)WM_ERROR_INIT;
     assert_int_equal(fixture_merge(&f, "c.yml", "half", &o, &err), WM_BAD_DATA);
@@ -413,8 +355,8 @@ static void integers_must_agree(void **state)
     fixture_write_model(&f, "m1", t, 1, 0, NULL);
     ids[42] = 1;
     fixture_write_model(&f, "m2", t, 1, 0, NULL);
-    write_config(&f, "c.yml",
-                 "merge_method: linear\nparameters: {weight: 1}\nmodels: [{model: '%1'}, {model: '%2'}]\n");
+    merge_cases_write_config(&f, "c.yml",
+                             "merge_method: linear\nparameters: {weight: 1}\nmodels: [{model: '%1'}, {model: '%2'}]\n");
     assert_int_equal(fixture_merge(&f, "c.yml", "out", &o, &err), WM_BAD_DATA);
     assert_non_null(strstr(err.message, "position_ids"));
     assert_non_null(strstr(err.message, "element 42"));
@@ -430,8 +372,8 @@ static void an_input_that_changes_is_noticed(void **state)
 
     (void)state;
     fixture_init(&f);
-    write_models(&f);
-    write_config(&f, "c.yml", recipes[0]);
+    merge_cases_write_models(&f);
+    merge_cases_write_config(&f, "c.yml", merge_cases_recipes[0]);
     assert_int_equal(wm_merge_open(&merge, fixture_path(&f, "c.yml"), &o, &err), WM_OK);
     assert_int_equal(wm_merge_plan(merge, fixture_path(&f, "out"), &err), WM_OK);
     assert_int_equal(truncate(fixture_path(&f, "m2/model.safetensors"), 5000), 0);
@@ -452,8 +394,8 @@ static void two_runs_on_one_output_refuse_each_other(void **state)
 
     (void)state;
     fixture_init(&f);
-    write_models(&f);
-    write_config(&f, "c.yml", recipes[0]);
+    merge_cases_write_models(&f);
+    merge_cases_write_config(&f, "c.yml", merge_cases_recipes[0]);
     assert_int_equal(file_make_dir(fixture_path(&f, ".out.warpmerge-partial"), NULL), WM_OK);
     assert_int_equal(pipe(ready), 0);
     holder = fork();

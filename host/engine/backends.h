@@ -1,0 +1,20 @@
+/* backends.h: the devices of one run. See backends.c. */
+#ifndef WM_ENGINE_BACKENDS_H
+#define WM_ENGINE_BACKENDS_H
+
+#include "engine/backend.h"
+#include "engine/engine.h"
+
+#define BACKENDS_MAX 16
+
+struct backends {
+    struct backend *items[BACKENDS_MAX]; /* the CPU's alone, or one for each GPU */
+    int n_items, threads_per_backend;
+};
+
+/* WM_NO_DEVICE when a GPU was asked for and there is none. */
+enum wm_status backends_open(const struct plan *plan, const struct wm_options *options, struct backends *backends,
+                             struct wm_error *err);
+void backends_close(struct backends *backends);
+
+#endif

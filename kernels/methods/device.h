@@ -1,0 +1,49 @@
+/*
+ * device.h: the kernels of a CUDA device, as the host sees them.
+ *
+ * What lives here: for each pass of a tile one launch that only enqueues work on a stream, and the plain functions that
+ * take a pass's results home. Everything is C, so that the engine needs no CUDA C. What it must not know: which stream
+ * follows which, who owns memory, files.
+ *
+ * A statistics pass on a device: `device_pass_bytes` of zeroed device memory hold the pass's results for one tensor;
+ * every tile's launch adds to them (integers, or per-chunk doubles written once); after the last tile they are copied to
+ * the host and `device_pass_collect` puts them where the CPU driver would have, so that statistics_finish_pass and with
+ * it every later byte is the same. Passes that a device has no kernel for (device_pass_bytes returns 0) run on the CPU.
+ */
+#ifndef WM_KERNELS_DEVICE_H
+#define WM_KERNELS_DEVICE_H
+
+#include "methods/tile.h"
+
+#include <cuda_runtime_api.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* What the element-wise pass saw; zeroed device memory before the launch, then a plain copy on the host. */
+struct device_report {
+    unsigned long long n_bad_in[TILE_MAX_INPUTS], first_bad_in[TILE_MAX_INPUTS]; /* first: UINT64_MAX - element, so
+                                                                                    that zero means none and atomicMax
+                                                                                    finds the lowest */
+    unsigned long long n_bad_out, first_bad_out;
+};
+void device_report_collect(const struct device_report *device, struct merge_report *report);
+
+/* Bytes of results of the current pass for the whole tensor, at most; 0: no kernel, use the CPU. Host only. */
+uint64_t device_pass_bytes(const struct merge_op *op, const struct statistics *s);
+/* One tile of the current pass. `tile` and `results` hold device pointers (16-byte aligned or not: unaligned inputs are
+ * read by a slower path); op and s are host memory and may change as soon as the call returns. */
+cudaError_t device_pass_launch(const struct merge_op *op, const struct statistics *s, const struct merge_tile *tile,
+                               void *results, cudaStream_t stream);
+/* `results` is the host's copy of device_pass_bytes bytes, after every tile of the pass. Host only. */
+void device_pass_collect(const struct merge_op *op, struct statistics *s, const void *results);
+
+/* The element-wise pass over one tile. `vector_weights` is the device's copy of op->vector_weights, or NULL. */
+cudaError_t device_combine_launch(const struct merge_op *op, const struct merge_tile *tile, const float *vector_weights,
+                                  struct device_report *report, cudaStream_t stream);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
