@@ -4,13 +4,14 @@
     make_checkpoint tinyllama-1.1b --fine-tunes 2 --seed 1 --out CHECKPOINTS
     python compare_mergekit.py --warpmerge build/warpmerge --plain-copy build/plain_copy CHECKPOINTS
 
-What lives here: processes, clocks and peak memory. Each round runs every contestant once, one after the other, each
-after all inputs were read once (page cache warm) and earlier writes were flushed; mergekit only in the first rounds
-because it takes minutes. Times are wall clock from start to exit of the process, so they include Python's imports,
-which are also shown by themselves. Peak memory is ru_maxrss of that process (wait4). It counts the pages of inputs
-that a program maps, which mergekit does. This program imports only the standard library so that its own size, which
-Linux counts towards a child's peak, stays below any of theirs. Prints one Markdown table; --json keeps the raw numbers.
-What it must not know: what any contestant does inside.
+What lives here: processes, clocks and peak memory. Each round runs every contestant once, one after the other, in
+another order each time, each after all inputs were read once (page cache warm) and earlier writes were flushed;
+mergekit only in the first rounds because it takes minutes. What was still read from the disk is counted: a run with
+more than a few MB there did not have its files in memory. Times are wall clock from start to exit of the process, so
+they include Python's imports, which are also shown by themselves. Peak memory is ru_maxrss of that process (wait4). It
+counts the pages of inputs that a program maps, which mergekit does. This program imports only the standard library so
+that its own size, which Linux counts towards a child's peak, stays below any of theirs. Prints one Markdown table;
+--json keeps the raw numbers. What it must not know: what any contestant does inside.
 
 Run it with the interpreter that has mergekit (tests/golden/requirements.txt), or give --mergekit-python.
 """
@@ -63,7 +64,8 @@ def run(command, log):
     if child.returncode != 0:
         with open(log, errors="replace") as f:
             sys.exit(f"{command[0]} failed with {child.returncode}:\n{f.read()[-4000:]}")
-    return {"seconds": seconds, "rss": usage.ru_maxrss * 1024, "cpu": usage.ru_utime + usage.ru_stime}
+    return {"seconds": seconds, "rss": usage.ru_maxrss * 1024, "cpu": usage.ru_utime + usage.ru_stime,
+            "disk_read": usage.ru_inblock * 512}
 
 
 def input_files(checkpoints):
@@ -79,6 +81,7 @@ def input_files(checkpoints):
 def warm(files):
     """Reads every input once and waits for writes of earlier runs."""
     os.sync()
+    time.sleep(1)  # blocks that were freed are still being discarded
     buffer = bytearray(1 << 22)
     for path in files:
         with open(path, "rb", buffering=0) as f:
@@ -148,7 +151,8 @@ class Bench:
         write_config(config, method, self.args.checkpoints, self.args.dtype)
         results = {}
         for i in range(max(self.args.runs, self.args.mergekit_runs)):
-            for label, command, out in self.contestants(method, config):
+            rows = self.contestants(method, config)
+            for label, command, out in rows[i % len(rows):] + rows[:i % len(rows)]:
                 if i >= (self.args.mergekit_runs if label == "mergekit" else self.args.runs):
                     continue
                 remove(out)
@@ -176,6 +180,7 @@ def row(bench, method, label, runs, results):
     seconds = statistics.median(r["seconds"] for r in runs)
     ends = min(r["seconds"] for r in runs), max(r["seconds"] for r in runs)
     spread = "" if len(runs) == 1 else f" ({ends[0]:.2f} - {ends[1]:.2f})"
+    disk = statistics.median(r["disk_read"] for r in runs) / 1e6
 
     def against(other, invert):
         if other not in results or label == other:
@@ -186,7 +191,7 @@ def row(bench, method, label, runs, results):
     copy = "plain copy, fsync" if label == "warpmerge" else "plain copy"
     rate = (bench.n_in + bench.n_out) / seconds / 1e9
     rss = max(r["rss"] for r in runs) / 2**20
-    return (f"| {method} | {label} | {len(runs)} | {seconds:.2f}{spread} | {rate:.2f} | {rss:.0f} | "
+    return (f"| {method} | {label} | {len(runs)} | {seconds:.2f}{spread} | {rate:.2f} | {disk:.0f} | {rss:.0f} | "
             f"{against('mergekit', True)} | {'' if label.startswith('plain') else against(copy, False)} |")
 
 
@@ -231,8 +236,8 @@ def main():
         shutil.rmtree(bench.folder)
     print(f"{raw['processor']}, {len(cores)} cores; {bench.n_in / 1e9:.2f} GB in, {bench.n_out / 1e9:.2f} GB out, "
           f"mergekit computing in {args.dtype}; files in the page cache\n")
-    print("| method | program | runs | seconds, median (range) | GB/s in + out | peak RSS, MiB | "
-          "times mergekit's speed | times the copy's time |\n|---|---|---|---|---|---|---|---|")
+    print("| method | program | runs | seconds, median (range) | GB/s in + out | read from disk, MB | "
+          "peak RSS, MiB | times mergekit's speed | times the copy's time |\n|---|---|---|---|---|---|---|---|---|")
     print("\n".join(lines))
     if "mergekit_import_seconds" in raw:
         print(f"\nOf mergekit's seconds, {raw['mergekit_import_seconds']:.2f} are imports.")
