@@ -8,7 +8,8 @@
  * bytes       width of each input read once and of the output written once, per element
  * reduction   none across elements; models are added left to right
  * limits      weights per row or column (nuslerp) do not combine with a sign vote: no method asks for it
- * measured    see kernels/README.md
+ * measured    AMD EPYC Zen 4, 2 threads, AVX-512, bf16, 2026-11-22, share of memcpy: linear of 3 models 87 %, task
+ *             arithmetic of 2 71 %, ties of 2 51 % (0.44 ns an element), dare_ties of 2 34 %
  *
  * Two ways through: the usual case (bf16 in and out, up to three models) is one fused loop with everything in
  * registers; all else goes step by step over blocks of fp32 in the L1 cache. Both give the same bits.

@@ -7,7 +7,8 @@
  * bytes       width of the base and of each model read once per pass and element (CUT: in one tile)
  * reduction   integers: order-free
  * limits      fewer than 2^32 elements in a tile
- * measured    see kernels/README.md
+ * measured    AMD EPYC Zen 4, 2 threads, AVX-512, bf16, 2 models, 2026-11-22, share of memcpy: COARSE with a bracket
+ *             65 % (0.26 ns an element), over all bins about 17 % (0.9 ns), FINE about 60 %
  *
  * A histogram costs one dependent memory access per element and model. COARSE avoids most of them: the first tile's
  * thread takes a sample, which names a bracket of bins around the wanted rank and the commonest values in it. From then

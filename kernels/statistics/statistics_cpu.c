@@ -7,7 +7,8 @@
  * bytes       width of the base (if any) and of each model read once per element
  * reduction   fp64 in the order of fixed_sum.h, or along each row or column
  * limits      rows and columns: tiles one after another
- * measured    see kernels/README.md
+ * measured    AMD EPYC Zen 4, 2 threads, AVX-512, bf16, 2026-11-22, share of memcpy: L1 with masks of 2 models 25 %
+ *             (0.67 ns an element), Gram matrix of 2 36 %
  *
  * The passes that look for a k-th magnitude are in select_kth_cpu.c.
  */

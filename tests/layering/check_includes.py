@@ -20,7 +20,9 @@ ROOMS = {
     "host/engine": ["warpmerge.h", "base/", "recipe/", "checkpoint/", "plan/", "engine/"] + TILE,
     "host/cluster": ["warpmerge.h", "base/", "recipe/", "checkpoint/", "plan/", "engine/", "cluster/"] + TILE,
     "host/report": ["warpmerge.h", "base/", "recipe/", "checkpoint/", "plan/", "report/"] + TILE,
-    "host/api": ["warpmerge.h", "base/", "recipe/", "checkpoint/", "plan/", "engine/", "cluster/", "report/", "api/"] + TILE,
+    "host/measure": ["warpmerge.h", "base/", "measure/", "methods/device.h", "common/number_format.h"] + TILE,
+    "host/api": ["warpmerge.h", "base/", "recipe/", "checkpoint/", "plan/", "engine/", "cluster/", "report/", "measure/",
+                 "api/"] + TILE,
     "host/cli": ["warpmerge.h", "cli/"],
     "kernels/common": ["warpmerge.h", "common/"],
     "kernels/methods": ["warpmerge.h", "common/", "methods/"],
@@ -33,7 +35,13 @@ ROOMS = {
 KERNELS = ["common/", "methods/", "convert/", "statistics/", "elementwise/"]
 EXTRA = [(re.compile(r"host/engine/backend_\w+\.c$"), KERNELS), (re.compile(r"kernels/common/cpu_dispatch\.[ch]$"), KERNELS)]
 GPU_HEADER = re.compile(r"(cuda|cublas|curand|cusolver|nvtx|nvToolsExt|nvml|nccl)\w*(\.h|/)")
-GPU_FILE = re.compile(r"(host/engine/backend_cuda\.c|host/cluster/.*|.*\.cuh?)$")
+GPU_FILE = re.compile(r"(host/engine/backend_cuda\.c|host/cluster/.*|kernels/methods/device\.h|.*\.cuh?)$")
+# What kernels do not do (DESIGN section 4): start except through launch.cuh, or on the default stream; inline PTX.
+LAUNCH = re.compile(r"<<<")
+DEVICE_FORBIDDEN = [(re.compile(r"\basm\b|\b__asm__\b"), "no inline PTX: "),
+                    (re.compile(r"\bcuda(Memcpy|Memset|Memcpy2D|DeviceSynchronize|StreamLegacy|StreamDefault)\b"),
+                     "streams are explicit and nothing waits for the whole device: "),
+                    (re.compile(r"\bcudaStreamPerThread\b"), "streams are explicit: ")]
 
 # The library neither prints nor ends the process (DESIGN section 6).
 LIBRARY_FORBIDDEN = ("printf fprintf vprintf vfprintf puts fputs putchar putc fputc perror exit _exit _Exit abort assert "
@@ -86,7 +94,7 @@ def check_code(path, text, existing):
             if GPU_HEADER.match(target) and not GPU_FILE.match(path):
                 found.append((line, f"<{target}> belongs to backend_cuda.c, cluster/ and *.cu alone"))
             continue
-        if room is None:
+        if room is None or (path, target) == ("kernels/common/launch.cuh", "cuda_on_cpu_launch.h"):
             continue
         if not any("%s/%s" % (root, target) in existing for root in ("include", "host", "kernels")):
             found.append((line, f'"{target}" is not a path from include/, host/ or kernels/'))
@@ -99,6 +107,12 @@ def check_code(path, text, existing):
         for name, at in calls(code, PRODUCT_FORBIDDEN):
             found.append((line_of(code, at), f"{name}() is not used here"))
     if top in ("host", "kernels"):
+        if path != "kernels/common/launch.cuh":
+            for match in LAUNCH.finditer(code):
+                found.append((line_of(code, match.start()), "kernels start through WM_LAUNCH of common/launch.cuh alone: <<<"))
+        for pattern, sentence in DEVICE_FORBIDDEN:
+            for match in pattern.finditer(code):
+                found.append((line_of(code, match.start()), sentence + match.group()))
         for name, at in calls(code, ["mmap", "mmap64"]):
             if "MAP_ANONYMOUS" not in code[at : code.find(";", at)]:
                 found.append((line_of(code, at), f"inputs are never mapped (a file cut short raises SIGBUS): {name}()"))

@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <time.h>
 
 #include <cjson/cJSON.h>
 #include <cmocka.h>
@@ -432,6 +433,12 @@ static void write_large_model(int n_tensors, int n_shards)
     free(entries);
 }
 
+/* Processor time: other tests that run beside this one do not count. */
+static double cpu_seconds(void)
+{
+    return (double)clock() / CLOCKS_PER_SEC;
+}
+
 static void large_models_open_quickly(void **state)
 {
     static const struct {
@@ -449,10 +456,10 @@ static void large_models_open_quickly(void **state)
         set_up(NULL);
         write_large_model(cases[i].n_tensors, cases[i].n_shards);
         problems_init(&problems, NULL, NULL, false);
-        seconds = file_now_seconds();
+        seconds = cpu_seconds();
         if (ckpt_open(&ckpt, root, NULL, NULL, &problems, &err) != WM_OK)
             fail_msg("%s", err.message);
-        seconds = file_now_seconds() - seconds;
+        seconds = cpu_seconds() - seconds;
         print_message("%d tensors in %d shards: %.3f s, %.1f MB\n", cases[i].n_tensors, cases[i].n_shards, seconds,
                       (double)ckpt->arena.n_bytes * 1e-6);
         assert_true(seconds < cases[i].max_seconds);

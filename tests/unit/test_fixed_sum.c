@@ -75,8 +75,8 @@ static void check(const struct merge_op *op, const struct merge_tile *arrays, co
             sums_of(op, arrays, tiles[t], t == 0, sums, n_sums);
             for (int i = 0; i < n_sums; i++)
                 if (sums[i] != expected[i])
-                    fail_msg("%zu elements, %s: sum %d is %a, expected %a", (size_t)op->n_elems, all_isas[isa], i,
-                             sums[i], expected[i]);
+                    fail_msg("%zu elements, %s: sum %d is %a, expected %a", (size_t)op->n_elems, cpu_isa(), i, sums[i],
+                             expected[i]);
         }
     cpu_isa_force(NULL);
 }

@@ -119,8 +119,8 @@ static void check(const struct gram_case *c, struct merge_tile *arrays)
                 /* three fp32 roundings of terms of this size (one of them the weight's) and the output's rounding */
                 double unit = arrays->out_dtype == WM_BF16 ? 0x1p-8 : 0x1p-24;
                 if (!(fabs(got - expected[i]) <= size[i] * 4 * 0x1p-24 + fabs(expected[i]) * unit + 1e-37))
-                    fail_msg("%s, %zu, %s, run %zu: element %zu is %a, expected %a (%g)", c->label, n, all_isas[isa], r,
-                             i, got, expected[i], size[i]);
+                    fail_msg("%s, %zu, %s, run %zu: element %zu is %a, expected %a (%g)", c->label, n, cpu_isa(), r, i,
+                             got, expected[i], size[i]);
             }
             if (first == NULL) {
                 first = malloc(n * width + 1);

@@ -1,0 +1,37 @@
+/*
+ * device_passes.h: the statistics passes of a CUDA device, one launch each.
+ *
+ * What lives here: what device_statistics.c calls, and the layout of a pass's results where kernel and host must agree.
+ * What it must not know: streams' order, the state machine.
+ *
+ * Results  GRAM    double [n_pairs][n_chunks]                       L1    double [n_l1][2][n_chunks]
+ *          COARSE  u64 [models of the pass][KTH_COARSE_BINS]        FINE  u64 [models of the pass][KTH_FINE_BINS]
+ *          TIES    u32 [models of the pass][n_tiles]
+ *          CUT     u64 element [models of the pass], then u32 equal ones [models of the pass][chunks of a full tile]
+ */
+#ifndef WM_KERNELS_DEVICE_PASSES_H
+#define WM_KERNELS_DEVICE_PASSES_H
+
+#include "methods/device.h"
+#include "statistics/statistics.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+cudaError_t device_gram_launch(const struct merge_op *op, const struct statistics *s, const struct merge_tile *tile,
+                               double *results, cudaStream_t stream);
+cudaError_t device_l1_launch(const struct merge_op *op, const struct statistics *s, const struct merge_tile *tile,
+                             double *results, cudaStream_t stream);
+cudaError_t device_kth_launch(const struct statistics *s, const struct merge_tile *tile, void *results,
+                              cudaStream_t stream);
+
+static inline uint64_t device_chunks(uint64_t n_elems)
+{
+    return (n_elems + TILE_CHUNK_ELEMS - 1) / TILE_CHUNK_ELEMS;
+}
+
+#ifdef __cplusplus
+}
+#endif
+#endif

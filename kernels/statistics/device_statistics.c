@@ -1,0 +1,106 @@
+/*
+ * device_statistics.c: the statistics passes of a CUDA device, seen from the host.
+ *
+ * What lives here: how many bytes of results a pass has, which kernel serves it, and where its results go in the state,
+ * so that statistics_finish_pass cannot tell which backend ran. What it must not know: elements, streams' order.
+ */
+#include "statistics/device_passes.h"
+
+#include <string.h>
+
+/* ---- sizes -------------------------------------------------------------------------------------------------- */
+
+static uint64_t count_active(const struct statistics *s)
+{
+    uint64_t n = 0;
+    for (int i = 0; i < s->n_kth; i++)
+        n += s->kth[i].pass == s->pass;
+    return n;
+}
+
+uint64_t device_pass_bytes(const struct merge_op *op, const struct statistics *s)
+{
+    switch (s->pass) {
+    case STAT_GRAM:
+        return s->gram != NULL && op->n_models == 2 ? (uint64_t)s->n_pairs * s->n_chunks * sizeof(double) : 0;
+    case STAT_KTH_COARSE: return count_active(s) * KTH_COARSE_BINS * sizeof(uint64_t);
+    case STAT_KTH_FINE: return count_active(s) * KTH_FINE_BINS * sizeof(uint64_t);
+    case STAT_KTH_TIES: return count_active(s) * s->n_tiles * sizeof(uint32_t);
+    case STAT_KTH_CUT: return count_active(s) * (sizeof(uint64_t) + device_chunks(s->tile_elems) * sizeof(uint32_t));
+    case STAT_L1: return (uint64_t)s->n_l1 * 2 * s->n_chunks * sizeof(double);
+    case STAT_READY: break;
+    }
+    return 0;
+}
+
+/* ---- one tile ----------------------------------------------------------------------------------------------- */
+
+cudaError_t device_pass_launch(const struct merge_op *op, const struct statistics *s, const struct merge_tile *tile,
+                               void *results, cudaStream_t stream)
+{
+    if (tile->n_elems == 0)
+        return cudaSuccess;
+    switch (s->pass) {
+    case STAT_GRAM: return device_gram_launch(op, s, tile, results, stream);
+    case STAT_L1: return device_l1_launch(op, s, tile, results, stream);
+    case STAT_KTH_COARSE:
+    case STAT_KTH_FINE:
+    case STAT_KTH_TIES:
+    case STAT_KTH_CUT: return device_kth_launch(s, tile, results, stream);
+    case STAT_READY: break;
+    }
+    return cudaErrorInvalidValue;
+}
+
+/* ---- results ------------------------------------------------------------------------------------------------ */
+
+/* A device keeps no lists of values: tiles that say they met too many send ties through TIES. */
+static void collect_kth(const struct statistics *s, struct kth *kth, uint64_t slot, const void *results)
+{
+    const uint64_t *counts = results;
+    if (s->pass == STAT_KTH_COARSE) {
+        memcpy(kth->histogram, counts + slot * KTH_COARSE_BINS, KTH_COARSE_BINS * sizeof *counts);
+        kth->counting = KTH_ALL_BINS;
+    } else if (s->pass == STAT_KTH_FINE) {
+        memcpy(kth->histogram, counts + slot * KTH_FINE_BINS, KTH_FINE_BINS * sizeof *counts);
+        for (size_t tile = 0; tile < s->n_tiles; tile++)
+            kth->tiles[tile].n_values = KTH_TILE_VALUES + 1;
+    } else if (s->pass == STAT_KTH_TIES) {
+        for (size_t tile = 0; tile < s->n_tiles; tile++)
+            kth->tiles[tile].n_equal = ((const uint32_t *)results)[slot * s->n_tiles + tile];
+    } else {
+        kth->cut_element = counts[slot];
+    }
+}
+
+void device_pass_collect(const struct merge_op *op, struct statistics *s, const void *results)
+{
+    if (s->pass == STAT_GRAM) {
+        memcpy(s->gram, results, device_pass_bytes(op, s));
+        return;
+    }
+    if (s->pass == STAT_L1) {
+        memcpy(s->l1, results, device_pass_bytes(op, s));
+        return;
+    }
+    uint64_t slot = 0;
+    for (int i = 0; i < s->n_kth; i++)
+        if (s->kth[i].pass == s->pass)
+            collect_kth(s, &s->kth[i], slot++, results);
+}
+
+static void collect_count(unsigned long long n_bad, unsigned long long first_bad, uint64_t *n, uint64_t *first)
+{
+    *n = n_bad;
+    *first = n_bad != 0 ? UINT64_MAX - first_bad : 0;
+}
+
+void device_report_collect(const struct device_report *device, struct merge_report *report)
+{
+    struct merge_report seen;
+    merge_report_init(&seen);
+    for (int i = 0; i < TILE_MAX_INPUTS; i++)
+        collect_count(device->n_bad_in[i], device->first_bad_in[i], &seen.n_bad_in[i], &seen.first_bad_in[i]);
+    collect_count(device->n_bad_out, device->first_bad_out, &seen.n_bad_out, &seen.first_bad_out);
+    merge_report_add(report, &seen);
+}

@@ -1,0 +1,396 @@
+/*
+ * select_kth.cu: the passes that find a k-th magnitude, on a CUDA device.
+ *
+ * maths       COARSE, FINE   counts of |x_m - b| by its fp32 bits: upper 16 of 31, then lower 15 inside one bin
+ *             TIES, CUT      elements equal to the threshold: how many in the tile, where the last kept one is
+ * shapes      any number of elements at any address; F32, F16, BF16 and F64, mixed as they come; up to 64 models
+ * launch      COARSE, FINE, TIES: blocks of 512 threads, at most 512 a model, models next to each other so that they
+ *             find the base in the L2 cache; COARSE 32 KB, FINE 4 KB of shared memory
+ *             CUT: one block a chunk of 16,384 elements and model, then one block a model
+ * bytes       width of each model read once per pass and element, of the base once per model from the L2 cache and once
+ *             from memory (CUT: in one tile)
+ * reduction   integers: order-free
+ * limits      fewer than 2^32 elements in a tile
+ * measured    not measured yet: no GPU run so far
+ *
+ * A histogram in global memory would send every element to a few addresses: most deltas of bf16 fine-tunes share some
+ * tens of values. COARSE counts zeros in a register and the 32 binades below the block's largest magnitude in shared
+ * memory; FINE does so for magnitudes whose last five bits are zero, as those of repeated values are. Everything else is
+ * rare or spread, and a thread that meets one value many times in a row (a constant delta) sends it once.
+ */
+#include "common/launch.cuh"
+#include "common/vector_load.cuh"
+#include "methods/task_vector_math.h"
+#include "statistics/device_passes.h"
+
+#define KTH_THREADS        512
+#define KTH_BLOCKS         3 /* that a multiprocessor must hold: room for 40 registers a thread */
+#define KTH_MAX_BLOCKS     512
+#define KTH_BLOCK_ELEMS    65536 /* fewest elements that are worth a block's histogram */
+#define KTH_WINDOW_BINS    8192
+#define KTH_BINS_PER_POWER 256 /* coarse bins of one binade */
+#define KTH_ROUND_BITS     5
+#define KTH_ROUND_BINS     (KTH_FINE_BINS >> KTH_ROUND_BITS)
+#define CUT_THREADS        256
+
+typedef unsigned long long kth_count; /* what atomicAdd takes for uint64_t */
+
+struct kth_model {
+    const void *x;
+    void *results;    /* COARSE, FINE: bins; TIES: the tile's count; CUT: the chunks' counts */
+    kth_count *found; /* CUT: the element */
+    uint64_t rank;    /* CUT: of the element, among the equal ones of the tile */
+    uint32_t wanted;  /* FINE: the coarse bin; TIES, CUT: the threshold */
+    int dtype;
+};
+
+struct kth_args {
+    const void *base;
+    size_t n_elems;
+    uint64_t first_elem;
+    int base_dtype, n_models;
+    kth_model models[METHOD_MAX_MODELS];
+};
+static_assert(sizeof(kth_args) <= 4096, "arguments of a kernel");
+
+/* ---- walking a tile ----------------------------------------------------------------------------------------- */
+
+/* A block's share of one model: groups first, first + step, ... */
+struct kth_walk {
+    int model;
+    size_t first, step, n_groups;
+};
+
+static __device__ inline kth_walk kth_walk_of(const kth_args &a)
+{
+    unsigned n_models = static_cast<unsigned>(a.n_models);
+    kth_walk walk;
+    walk.model = static_cast<int>(blockIdx.x % n_models);
+    walk.first = static_cast<size_t>(blockIdx.x / n_models) * blockDim.x + threadIdx.x;
+    walk.step = static_cast<size_t>(gridDim.x / n_models) * blockDim.x;
+    walk.n_groups = (a.n_elems + GROUP_ELEMS - 1) / GROUP_ELEMS;
+    return walk;
+}
+
+template <class ELEMS>
+static __device__ inline int load_magnitudes(const kth_args &a, const kth_model &model, size_t group,
+                                             uint32_t (&magnitude)[GROUP_ELEMS])
+{
+    size_t first = group * GROUP_ELEMS;
+    float x[GROUP_ELEMS], b[GROUP_ELEMS];
+    reader<ELEMS>::load(a.base, a.base_dtype, first, a.n_elems, b);
+    reader<ELEMS>::load(model.x, model.dtype, first, a.n_elems, x);
+#pragma unroll
+    for (int j = 0; j < GROUP_ELEMS; j++)
+        magnitude[j] = static_cast<uint32_t>(task_vector_magnitude(task_vector_delta(x[j], b[j])));
+    return a.n_elems - first < GROUP_ELEMS ? static_cast<int>(a.n_elems - first) : GROUP_ELEMS;
+}
+
+/* Counts on their way to global memory: neighbours that are equal travel together. */
+struct kth_run {
+    uint32_t bin, count;
+};
+
+static __device__ inline void run_flush(const kth_run &run, kth_count *bins)
+{
+    if (run.count != 0)
+        atomicAdd(&bins[run.bin], static_cast<kth_count>(run.count));
+}
+
+static __device__ inline void run_add(kth_run &run, uint32_t bin, kth_count *bins)
+{
+    if (bin != run.bin) {
+        run_flush(run, bins);
+        run.bin = bin;
+        run.count = 0;
+    }
+    run.count++;
+}
+
+/* ---- COARSE ------------------------------------------------------------------------------------------------- */
+
+/* The largest finite magnitude of every thread's first group. */
+template <class ELEMS>
+static __device__ inline uint32_t largest_of_first_group(const kth_args &a, const kth_model &model,
+                                                         const kth_walk &walk)
+{
+    uint32_t magnitude[GROUP_ELEMS], largest = 0;
+    if (walk.first >= walk.n_groups)
+        return 0;
+    load_magnitudes<ELEMS>(a, model, walk.first, magnitude); /* past the end: 0 */
+#pragma unroll
+    for (int j = 0; j < GROUP_ELEMS; j++)
+        if (magnitude[j] < FLOAT_EXPONENT_MASK && magnitude[j] > largest)
+            largest = magnitude[j];
+    return largest;
+}
+
+template <class ELEMS>
+static __global__ void __launch_bounds__(KTH_THREADS, KTH_BLOCKS) coarse_kernel(const __grid_constant__ kth_args a)
+{
+    WM_DYNAMIC_SHARED(uint32_t, window); /* [KTH_WINDOW_BINS], the largest magnitude, the number in bin 0 */
+    uint32_t *largest = window + KTH_WINDOW_BINS, *n_zero = window + KTH_WINDOW_BINS + 1;
+    const kth_walk walk = kth_walk_of(a);
+    const kth_model &model = a.models[walk.model];
+    kth_count *bins = static_cast<kth_count *>(model.results);
+    for (unsigned i = threadIdx.x; i < KTH_WINDOW_BINS + 2; i += blockDim.x)
+        window[i] = 0;
+    __syncthreads();
+    atomicMax(largest, largest_of_first_group<ELEMS>(a, model, walk));
+    __syncthreads();
+    const uint32_t end = (*largest >> KTH_FINE_BITS) + KTH_BINS_PER_POWER; /* one binade more than was seen */
+    const uint32_t lowest = end > KTH_WINDOW_BINS ? end - KTH_WINDOW_BINS : 1;
+    uint32_t zeros = 0;
+    kth_run run = {0, 0};
+    for (size_t group = walk.first; group < walk.n_groups; group += walk.step) {
+        uint32_t magnitude[GROUP_ELEMS];
+        int n = load_magnitudes<ELEMS>(a, model, group, magnitude);
+#pragma unroll
+        for (int j = 0; j < GROUP_ELEMS; j++) {
+            uint32_t bin = magnitude[j] >> KTH_FINE_BITS;
+            if (j >= n)
+                continue;
+            if (bin == 0)
+                zeros++;
+            else if (bin - lowest < KTH_WINDOW_BINS)
+                atomicAdd(&window[bin - lowest], 1u);
+            else
+                run_add(run, bin, bins);
+        }
+    }
+    run_flush(run, bins);
+    if (zeros != 0)
+        atomicAdd(n_zero, zeros);
+    __syncthreads();
+    for (unsigned i = threadIdx.x; i < KTH_WINDOW_BINS; i += blockDim.x)
+        if (window[i] != 0)
+            atomicAdd(&bins[lowest + i], static_cast<kth_count>(window[i]));
+    if (threadIdx.x == 0 && *n_zero != 0)
+        atomicAdd(&bins[0], static_cast<kth_count>(*n_zero));
+}
+
+/* ---- FINE --------------------------------------------------------------------------------------------------- */
+
+template <class ELEMS>
+static __global__ void __launch_bounds__(KTH_THREADS, KTH_BLOCKS) fine_kernel(const __grid_constant__ kth_args a)
+{
+    WM_DYNAMIC_SHARED(uint32_t, round); /* [KTH_ROUND_BINS] */
+    const kth_walk walk = kth_walk_of(a);
+    const kth_model &model = a.models[walk.model];
+    kth_count *bins = static_cast<kth_count *>(model.results);
+    for (unsigned i = threadIdx.x; i < KTH_ROUND_BINS; i += blockDim.x)
+        round[i] = 0;
+    __syncthreads();
+    kth_run run = {0, 0};
+    for (size_t group = walk.first; group < walk.n_groups; group += walk.step) {
+        uint32_t magnitude[GROUP_ELEMS];
+        int n = load_magnitudes<ELEMS>(a, model, group, magnitude);
+#pragma unroll
+        for (int j = 0; j < GROUP_ELEMS; j++) {
+            uint32_t low = magnitude[j] & (KTH_FINE_BINS - 1);
+            if (j >= n || magnitude[j] >> KTH_FINE_BITS != model.wanted)
+                continue;
+            if (low % (1u << KTH_ROUND_BITS) == 0)
+                atomicAdd(&round[low >> KTH_ROUND_BITS], 1u);
+            else
+                run_add(run, low, bins);
+        }
+    }
+    run_flush(run, bins);
+    __syncthreads();
+    for (unsigned i = threadIdx.x; i < KTH_ROUND_BINS; i += blockDim.x)
+        if (round[i] != 0)
+            atomicAdd(&bins[i << KTH_ROUND_BITS], static_cast<kth_count>(round[i]));
+}
+
+/* ---- TIES --------------------------------------------------------------------------------------------------- */
+
+template <class ELEMS>
+static __device__ inline uint32_t count_equal(const kth_args &a, const kth_model &model, size_t group)
+{
+    uint32_t magnitude[GROUP_ELEMS], n_equal = 0;
+    int n = load_magnitudes<ELEMS>(a, model, group, magnitude);
+#pragma unroll
+    for (int j = 0; j < GROUP_ELEMS; j++)
+        n_equal += j < n && magnitude[j] == model.wanted;
+    return n_equal;
+}
+
+/* Thread 0 gets the block's sum; `shared` is one zeroed word. */
+static __device__ inline uint32_t block_count(uint32_t *shared, uint32_t count)
+{
+    if (count != 0)
+        atomicAdd(shared, count);
+    __syncthreads();
+    return *shared;
+}
+
+template <class ELEMS>
+static __global__ void __launch_bounds__(KTH_THREADS, KTH_BLOCKS) ties_kernel(const __grid_constant__ kth_args a)
+{
+    WM_DYNAMIC_SHARED(uint32_t, total);
+    const kth_walk walk = kth_walk_of(a);
+    const kth_model &model = a.models[walk.model];
+    uint32_t n_equal = 0;
+    if (threadIdx.x == 0)
+        *total = 0;
+    __syncthreads();
+    for (size_t group = walk.first; group < walk.n_groups; group += walk.step)
+        n_equal += count_equal<ELEMS>(a, model, group);
+    n_equal = block_count(total, n_equal);
+    if (threadIdx.x == 0 && n_equal != 0)
+        atomicAdd(static_cast<uint32_t *>(model.results), n_equal);
+}
+
+/* ---- CUT ---------------------------------------------------------------------------------------------------- */
+
+template <class ELEMS>
+static __global__ void __launch_bounds__(CUT_THREADS) cut_count_kernel(const __grid_constant__ kth_args a)
+{
+    WM_DYNAMIC_SHARED(uint32_t, total);
+    const unsigned n_models = static_cast<unsigned>(a.n_models), chunk = blockIdx.x / n_models;
+    const kth_model &model = a.models[blockIdx.x % n_models];
+    uint32_t n_equal = 0;
+    if (threadIdx.x == 0)
+        *total = 0;
+    __syncthreads();
+    for (unsigned i = threadIdx.x; i < TILE_CHUNK_ELEMS / GROUP_ELEMS; i += blockDim.x) {
+        size_t group = static_cast<size_t>(chunk) * (TILE_CHUNK_ELEMS / GROUP_ELEMS) + i;
+        if (group * GROUP_ELEMS < a.n_elems)
+            n_equal += count_equal<ELEMS>(a, model, group);
+    }
+    n_equal = block_count(total, n_equal);
+    if (threadIdx.x == 0)
+        static_cast<uint32_t *>(model.results)[chunk] = n_equal;
+}
+
+/* Which of the ranges, of counts[0..n-1], holds the element of rank *rank, which becomes its rank inside the range. */
+static __device__ inline unsigned find_range(const uint32_t *counts, unsigned n, uint64_t *rank)
+{
+    unsigned i = 0;
+    for (; i + 1 < n && counts[i] < *rank; i++)
+        *rank -= counts[i];
+    return i;
+}
+
+/* Three steps down: a range of chunks, the chunk, the range of groups; its thread then counts elements. */
+template <class ELEMS>
+static __global__ void __launch_bounds__(CUT_THREADS) cut_find_kernel(const __grid_constant__ kth_args a)
+{
+    WM_DYNAMIC_SHARED(uint64_t, shared); /* the rank that is left; then counts of the ranges */
+    uint32_t *chosen = reinterpret_cast<uint32_t *>(shared + 1), *counts = chosen + 2;
+    const kth_model &model = a.models[blockIdx.x];
+    const uint32_t *chunks = static_cast<const uint32_t *>(model.results);
+    const unsigned n_chunks = static_cast<unsigned>((a.n_elems + TILE_CHUNK_ELEMS - 1) / TILE_CHUNK_ELEMS);
+    const unsigned per_thread = (n_chunks + CUT_THREADS - 1) / CUT_THREADS, first_chunk = threadIdx.x * per_thread;
+    uint32_t sum = 0;
+    for (unsigned c = first_chunk; c < first_chunk + per_thread && c < n_chunks; c++)
+        sum += chunks[c];
+    counts[threadIdx.x] = sum;
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        uint64_t rank = model.rank;
+        unsigned first = find_range(counts, CUT_THREADS, &rank) * per_thread;
+        first += find_range(chunks + first, n_chunks - first < per_thread ? n_chunks - first : per_thread, &rank);
+        *chosen = first;
+        *shared = rank;
+    }
+    __syncthreads();
+    const unsigned groups_per_thread = TILE_CHUNK_ELEMS / GROUP_ELEMS / CUT_THREADS;
+    const size_t first_group = static_cast<size_t>(*chosen) * (TILE_CHUNK_ELEMS / GROUP_ELEMS) +
+                               static_cast<size_t>(threadIdx.x) * groups_per_thread;
+    sum = 0;
+    for (unsigned g = 0; g < groups_per_thread && (first_group + g) * GROUP_ELEMS < a.n_elems; g++)
+        sum += count_equal<ELEMS>(a, model, first_group + g);
+    counts[threadIdx.x] = sum;
+    __syncthreads();
+    uint64_t rank = *shared;
+    if (find_range(counts, CUT_THREADS, &rank) != threadIdx.x)
+        return;
+    for (unsigned g = 0; g < groups_per_thread && (first_group + g) * GROUP_ELEMS < a.n_elems; g++) {
+        uint32_t magnitude[GROUP_ELEMS];
+        int n = load_magnitudes<ELEMS>(a, model, first_group + g, magnitude);
+        for (int j = 0; j < n; j++) {
+            rank -= magnitude[j] == model.wanted;
+            if (rank == 0) {
+                *model.found = a.first_elem + (first_group + g) * GROUP_ELEMS + j;
+                return;
+            }
+        }
+    }
+}
+
+/* ---- launches ----------------------------------------------------------------------------------------------- */
+
+typedef void (*kth_kernel)(const kth_args);
+
+static cudaError_t launch_cut(const kth_args &a, int dtype, cudaStream_t stream)
+{
+    kth_kernel count = KERNEL_BY_DTYPE(dtype, cut_count_kernel), find = KERNEL_BY_DTYPE(dtype, cut_find_kernel);
+    unsigned n_models = static_cast<unsigned>(a.n_models);
+    cudaError_t err = WM_LAUNCH(count, launch_blocks(a.n_elems, TILE_CHUNK_ELEMS) * n_models, CUT_THREADS,
+                                sizeof(uint32_t), stream, a);
+    if (err != cudaSuccess)
+        return err;
+    return WM_LAUNCH(find, n_models, CUT_THREADS, 2 * sizeof(uint64_t) + CUT_THREADS * sizeof(uint32_t), stream, a);
+}
+
+static cudaError_t launch_walk(const kth_args &a, enum stat_pass pass, int dtype, cudaStream_t stream)
+{
+    kth_kernel kernel = pass == STAT_KTH_COARSE ? KERNEL_BY_DTYPE(dtype, coarse_kernel)
+                        : pass == STAT_KTH_FINE ? KERNEL_BY_DTYPE(dtype, fine_kernel)
+                                                : KERNEL_BY_DTYPE(dtype, ties_kernel);
+    size_t shared_words = pass == STAT_KTH_COARSE ? KTH_WINDOW_BINS + 2 : pass == STAT_KTH_FINE ? KTH_ROUND_BINS : 1;
+    unsigned n_blocks = launch_blocks(a.n_elems, KTH_BLOCK_ELEMS);
+    n_blocks = (n_blocks < KTH_MAX_BLOCKS ? n_blocks : KTH_MAX_BLOCKS) * static_cast<unsigned>(a.n_models);
+    return WM_LAUNCH(kernel, n_blocks, KTH_THREADS, shared_words * sizeof(uint32_t), stream, a);
+}
+
+/* Where the results of a pass lie for its model number `slot`. */
+static void place_results(kth_model *model, const struct statistics *s, size_t tile_index, void *results, size_t slot,
+                          size_t n_slots)
+{
+    kth_count *counts = static_cast<kth_count *>(results);
+    if (s->pass == STAT_KTH_COARSE)
+        model->results = counts + slot * KTH_COARSE_BINS;
+    else if (s->pass == STAT_KTH_FINE)
+        model->results = counts + slot * KTH_FINE_BINS;
+    else if (s->pass == STAT_KTH_TIES)
+        model->results = static_cast<uint32_t *>(results) + slot * s->n_tiles + tile_index;
+    else
+        model->results = reinterpret_cast<uint32_t *>(counts + n_slots) + slot * device_chunks(s->tile_elems);
+    model->found = counts + slot;
+}
+
+cudaError_t device_kth_launch(const struct statistics *s, const struct merge_tile *tile, void *results,
+                              cudaStream_t stream)
+{
+    kth_args a = {};
+    const void *in[METHOD_MAX_MODELS + 1] = {tile->in[0]};
+    enum wm_dtype in_dtype[METHOD_MAX_MODELS + 1] = {tile->in_dtype[0]};
+    size_t slot = 0, n_slots = 0;
+    a.base = tile->in[0];
+    a.base_dtype = tile->in_dtype[0];
+    a.n_elems = tile->n_elems;
+    a.first_elem = tile->first_elem;
+    for (int i = 0; i < s->n_kth; i++)
+        n_slots += s->kth[i].pass == s->pass;
+    for (int i = 0; i < s->n_kth; i++) {
+        const struct kth *kth = &s->kth[i];
+        if (kth->pass != s->pass)
+            continue;
+        size_t own_slot = slot++;
+        if (s->pass == STAT_KTH_CUT && kth->cut_tile != tile->index)
+            continue;
+        kth_model *model = &a.models[a.n_models++];
+        model->x = in[a.n_models] = tile->in[kth->model + 1];
+        model->dtype = in_dtype[a.n_models] = tile->in_dtype[kth->model + 1];
+        model->wanted = s->pass == STAT_KTH_FINE ? kth->coarse_bin : kth->threshold;
+        model->rank = kth->cut_rank;
+        place_results(model, s, tile->index, results, own_slot, n_slots);
+    }
+    if (a.n_models == 0)
+        return cudaSuccess;
+    int dtype = common_dtype(in, in_dtype, a.n_models + 1);
+    return s->pass == STAT_KTH_CUT ? launch_cut(a, dtype, stream) : launch_walk(a, s->pass, dtype, stream);
+}

@@ -1,0 +1,524 @@
+/*
+ * device_equality.c: the CUDA kernels give the CPU's bytes: output, reports and everything the statistics fill in.
+ *
+ * What lives here: a grid of operations, types, shapes, tile sizes and alignments, each run on both, compared bit for
+ * bit. It needs a device, or the test build that pretends one; without one it exits with 77 (skipped). What it must not
+ * know: the right answer (the CPU's own tests do), the engine.
+ *
+ *     device_equality [--every N]     takes one case in N of the grid (for tools that slow a kernel down)
+ */
+#include "common/number_format.h"
+#include "methods/device.h"
+
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MAX_INPUTS TILE_MAX_INPUTS
+#define PAD_BYTES  256 /* guard behind every tensor; also room to shift it by one element */
+
+/* ---- the grid ----------------------------------------------------------------------------------------------- */
+
+struct setting {
+    const char *name;
+    double value;
+};
+
+struct operation {
+    const char *method;
+    int n_models;
+    bool has_base;
+    struct setting settings[3];
+};
+
+static const struct operation operations[] = {
+    {"passthrough", 1, false, {{0}}},
+    {"linear", 1, false, {{0}}},
+    {"linear", 2, false, {{0}}},
+    {"linear", 3, false, {{"normalize", 0}}},
+    {"linear", 4, false, {{0}}},
+    {"linear", 5, false, {{0}}},
+    {"linear", 8, false, {{0}}},
+    {"linear", 9, false, {{0}}},
+    {"linear", 64, false, {{0}}},
+    {"slerp", 2, false, {{"t", 0.3}}},
+    {"nuslerp", 2, false, {{0}}},
+    {"nuslerp", 2, true, {{0}}},
+    {"nuslerp", 2, false, {{"nuslerp_flatten", 0}}},
+    {"nuslerp", 2, true, {{"nuslerp_flatten", 0}}},
+    {"nuslerp", 2, true, {{"nuslerp_flatten", 0}, {"nuslerp_row_wise", 1}}},
+    {"task_arithmetic", 1, true, {{0}}},
+    {"task_arithmetic", 2, true, {{"lambda", 0.7}}},
+    {"task_arithmetic", 3, true, {{"normalize", 1}}},
+    {"task_arithmetic", 7, true, {{0}}},
+    {"task_arithmetic", 8, true, {{0}}},
+    {"task_arithmetic", 13, true, {{0}}},
+    {"ties", 1, true, {{"density", 0.5}}},
+    {"ties", 2, true, {{"density", 0.5}}},
+    {"ties", 2, true, {{"density", 1.0}}},
+    {"ties", 2, true, {{"density", 0.0}}},
+    {"ties", 3, true, {{"density", 0.2}, {"lambda", 0.5}}},
+    {"ties", 3, true, {{"density", 0.9}, {"normalize", 0}, {"rescale", RESCALE_L1}}},
+    {"ties", 5, true, {{"density", 0.01}}},
+    {"ties", 8, true, {{"density", 0.5}}},
+    {"ties", 11, true, {{"density", 0.4}}},
+    {"dare_linear", 2, true, {{"density", 0.5}, {"rescale", RESCALE_INV_DENSITY}}},
+    {"dare_linear", 3, true, {{"density", 0.3}, {"rescale", RESCALE_L1}}},
+    {"dare_ties", 2, true, {{"density", 0.5}, {"rescale", RESCALE_NONE}}},
+    {"dare_ties", 3, true, {{"density", 0.1}, {"normalize", 1}}},
+    {"dare_ties", 8, true, {{"density", 0.7}}},
+    {"dare_ties", 10, true, {{"density", 0.5}}},
+};
+#define N_OPERATIONS (sizeof operations / sizeof *operations)
+
+/* Types of the base, of even and of odd models, and of the output. */
+static const enum wm_dtype types[][4] = {
+    {WM_BF16, WM_BF16, WM_BF16, WM_BF16}, {WM_F16, WM_F16, WM_F16, WM_F16},   {WM_F32, WM_F32, WM_F32, WM_F32},
+    {WM_BF16, WM_F32, WM_F16, WM_BF16},   {WM_F32, WM_BF16, WM_BF16, WM_F16}, {WM_F64, WM_F64, WM_F32, WM_F64},
+};
+#define N_TYPES (sizeof types / sizeof *types)
+
+/* Rows and columns: DESIGN section 7's edges, around groups of 8, warps, and the chunk of 16384. */
+static const struct {
+    uint64_t n_rows, row_elems;
+} shapes[] = {{1, 1},     {1, 7},    {31, 1},    {4, 8},      {3, 11},    {5, 13},
+              {1, 511},   {8, 512},  {37, 129},  {1, 16383},  {128, 128}, {1, 16385},
+              {3, 16384}, {7, 9362}, {96, 1024}, {1, 131071}, {513, 257}, {640, 1000}};
+#define N_SHAPES (sizeof shapes / sizeof *shapes)
+
+/* What the inputs hold. */
+enum values { VALUES_USUAL, VALUES_EQUAL, VALUES_WILD, N_VALUES };
+static const char *const value_names[N_VALUES] = {"fine-tunes", "equal deltas", "infinities and NaN"};
+
+struct grid_case {
+    const struct operation *operation;
+    const enum wm_dtype *types;
+    uint64_t n_rows, row_elems, tile_elems;
+    enum values values;
+    bool shifted; /* tensors start one element past an aligned address */
+};
+
+/* ---- one case's memory -------------------------------------------------------------------------------------- */
+
+struct buffers {
+    char *host[MAX_INPUTS], *device[MAX_INPUTS];
+    char *out, *device_out, *device_out_home;
+    size_t capacity;
+    char *results, *device_results;
+    uint64_t results_capacity;
+    float *weights;
+    size_t weights_capacity;
+    struct device_report *report;
+    cudaStream_t stream;
+};
+
+static void must(cudaError_t error, const char *what)
+{
+    if (error == cudaSuccess)
+        return;
+    printf("device_equality: %s: %s\n", what, cudaGetErrorString(error));
+    exit(1);
+}
+#define CUDA(call) must((call), #call)
+
+static void *host_memory(size_t n_bytes)
+{
+    void *p = aligned_alloc(4096, (n_bytes + 4095) / 4096 * 4096);
+
+    if (!p) {
+        printf("device_equality: out of memory\n");
+        exit(1);
+    }
+    return p;
+}
+
+static void buffers_open(struct buffers *b, uint64_t max_elems, int n_inputs)
+{
+    b->capacity = (size_t)max_elems * 8 + 2 * PAD_BYTES;
+    CUDA(cudaStreamCreateWithFlags(&b->stream, cudaStreamNonBlocking));
+    for (int i = 0; i < n_inputs; i++) {
+        b->host[i] = host_memory(b->capacity);
+        CUDA(cudaMalloc((void **)&b->device[i], b->capacity));
+    }
+    b->out = host_memory(b->capacity);
+    b->device_out_home = host_memory(b->capacity);
+    CUDA(cudaMalloc((void **)&b->device_out, b->capacity));
+    CUDA(cudaMalloc((void **)&b->report, sizeof *b->report));
+}
+
+static void buffers_close(struct buffers *b, int n_inputs)
+{
+    for (int i = 0; i < n_inputs; i++) {
+        free(b->host[i]);
+        CUDA(cudaFree(b->device[i]));
+    }
+    free(b->out);
+    free(b->device_out_home);
+    free(b->results);
+    CUDA(cudaFree(b->device_out));
+    CUDA(cudaFree(b->device_results));
+    CUDA(cudaFree(b->weights));
+    CUDA(cudaFree(b->report));
+    CUDA(cudaStreamDestroy(b->stream));
+}
+
+static size_t width_of(enum wm_dtype dtype)
+{
+    return dtype == WM_F64 ? 8 : dtype == WM_F32 ? 4 : 2;
+}
+
+static uint64_t next_random(uint64_t *state) /* splitmix64 */
+{
+    uint64_t z = *state += 0x9E3779B97F4A7C15u;
+
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
+    return z ^ (z >> 31);
+}
+
+static double bell(uint64_t *state)
+{
+    uint64_t bits = next_random(state);
+
+    return ((double)(bits & 0xffffff) + (double)(bits >> 24 & 0xffffff) - 16777216.0) / 6849000.0;
+}
+
+static void put(char *data, enum wm_dtype dtype, uint64_t i, double x)
+{
+    float single = (float)x;
+    uint16_t half;
+
+    switch (dtype) {
+    case WM_F64: memcpy(data + 8 * i, &x, 8); break;
+    case WM_F32: memcpy(data + 4 * i, &single, 4); break;
+    default: half = dtype == WM_F16 ? f32_to_f16(single) : f32_to_bf16(single); memcpy(data + 2 * i, &half, 2);
+    }
+}
+
+static enum wm_dtype type_of(const struct grid_case *c, int input)
+{
+    return input == 0 ? c->types[0] : c->types[1 + input % 2];
+}
+
+/* The inputs on both sides. Base and fine-tunes are rounded to bf16 first, so that equal magnitudes are common in every type. */
+static void fill(const struct grid_case *c, struct buffers *b, int n_inputs, uint64_t n_elems)
+{
+    for (int i = 0; i < n_inputs; i++) {
+        uint64_t base_state = 7, state = 100u + (uint64_t)i;
+        char *data = b->host[i] + (c->shifted ? width_of(type_of(c, i)) : 0);
+        memset(b->host[i], 0x5a, b->capacity < 4096 ? b->capacity : 4096);
+        for (uint64_t e = 0; e < n_elems; e++) {
+            double x = (double)bf16_to_f32(f32_to_bf16((float)(0.02 * bell(&base_state))));
+            double delta = (double)bf16_to_f32(f32_to_bf16((float)(2e-4 * bell(&state))));
+            uint64_t draw = next_random(&state);
+            if (c->values == VALUES_EQUAL)
+                delta = (draw & 3) == 0 ? 0.0 : (draw & 4) != 0 ? 0x1p-9 : -0x1p-9;
+            if (i > 0)
+                x += delta;
+            if (c->values == VALUES_WILD && draw % 97 == 0)
+                x = draw % 3 == 0 ? __builtin_inf() : draw % 3 == 1 ? -__builtin_inf() : __builtin_nan("");
+            if (c->values == VALUES_WILD && draw % 89 == 1)
+                x = draw & 8 ? 65504.0 : 3e38;
+            put(data, type_of(c, i), e, x);
+        }
+        CUDA(cudaMemcpyAsync(b->device[i], b->host[i], b->capacity, cudaMemcpyHostToDevice, b->stream));
+    }
+    CUDA(cudaStreamSynchronize(b->stream));
+}
+
+/* ---- both sides --------------------------------------------------------------------------------------------- */
+
+struct side {
+    struct merge_op op;
+    struct merge_report report;
+    float *vector_weights; /* a copy; NULL: none */
+};
+
+static bool prepare(const struct grid_case *c, struct merge_op *op)
+{
+    const struct operation *o = c->operation;
+    const struct method *method = method_find(o->method);
+    double params[METHOD_MAX_PARAMS] = {0};
+    static double model_params[METHOD_MAX_MODELS][METHOD_MAX_PARAMS];
+    int model_index[METHOD_MAX_MODELS];
+    char message[256] = "";
+    struct method_args args = {.n_models = o->n_models,
+                               .has_base = o->has_base,
+                               .params = params,
+                               .model_params = (const double(*)[METHOD_MAX_PARAMS])model_params,
+                               .model_index = model_index,
+                               .seed = 42,
+                               .tensor_name = "model.layers.0.mlp.up_proj.weight",
+                               .n_elems = c->n_rows * c->row_elems,
+                               .n_rows = c->n_rows,
+                               .row_elems = c->row_elems};
+
+    memset(model_params, 0, sizeof model_params);
+    for (int p = 0; p < method->n_params; p++) {
+        params[p] = method->params[p].default_value;
+        for (int s = 0; s < 3; s++)
+            if (o->settings[s].name && strcmp(o->settings[s].name, method->params[p].name) == 0)
+                params[p] = o->settings[s].value;
+        for (int m = 0; m < o->n_models; m++)
+            model_params[m][p] = strcmp(method->params[p].name, "weight") == 0 ? 0.7 - 0.21 * m : params[p];
+    }
+    for (int m = 0; m < o->n_models; m++)
+        model_index[m] = m;
+    if (method->prepare(method, &args, op, message) == WM_OK)
+        return true;
+    printf("device_equality: %s: %s\n", o->method, message);
+    return false;
+}
+
+static void tile_at(const struct grid_case *c, const struct merge_op *op, char *const *in, char *out, uint64_t index,
+                    struct merge_tile *tile)
+{
+    uint64_t first = index * c->tile_elems, left = op->n_elems - first;
+
+    memset(tile, 0, sizeof *tile);
+    tile->first_elem = first;
+    tile->n_elems = (size_t)(left < c->tile_elems ? left : c->tile_elems);
+    tile->index = (size_t)index;
+    tile->out_dtype = c->types[3];
+    for (int i = 0; i < merge_op_n_inputs(op); i++) {
+        enum wm_dtype dtype = type_of(c, i);
+        tile->in[i] = in[i] + (first + (c->shifted ? 1 : 0)) * width_of(dtype);
+        tile->in_dtype[i] = dtype;
+    }
+    tile->out = out ? out + (first + (c->shifted ? 1 : 0)) * width_of(c->types[3]) : NULL;
+}
+
+static uint64_t tiles_of(const struct grid_case *c)
+{
+    return (c->n_rows * c->row_elems + c->tile_elems - 1) / c->tile_elems;
+}
+
+static void room_for_results(struct buffers *b, uint64_t n_bytes)
+{
+    if (n_bytes <= b->results_capacity)
+        return;
+    free(b->results);
+    CUDA(cudaFree(b->device_results));
+    b->results = host_memory((size_t)n_bytes);
+    CUDA(cudaMalloc((void **)&b->device_results, (size_t)n_bytes));
+    b->results_capacity = n_bytes;
+}
+
+static void device_pass(const struct grid_case *c, struct buffers *b, const struct merge_op *op, struct statistics *s,
+                        uint64_t n_bytes)
+{
+    struct merge_tile tile;
+
+    room_for_results(b, n_bytes);
+    CUDA(cudaMemsetAsync(b->device_results, 0, (size_t)n_bytes, b->stream));
+    for (uint64_t t = tiles_of(c); t-- > 0;) { /* backwards: order must not show */
+        if (!statistics_needs_tile(s, (size_t)t))
+            continue;
+        tile_at(c, op, b->device, NULL, t, &tile);
+        CUDA(device_pass_launch(op, s, &tile, b->device_results, b->stream));
+    }
+    CUDA(cudaMemcpyAsync(b->results, b->device_results, (size_t)n_bytes, cudaMemcpyDeviceToHost, b->stream));
+    CUDA(cudaStreamSynchronize(b->stream));
+    device_pass_collect(op, s, b->results);
+}
+
+static void cpu_pass(const struct grid_case *c, struct buffers *b, const struct merge_op *op, struct statistics *s,
+                     struct cpu_scratch *scratch)
+{
+    struct merge_tile tile;
+
+    for (uint64_t t = 0; t < tiles_of(c); t++)
+        if (statistics_needs_tile(s, (size_t)t)) {
+            tile_at(c, op, b->host, NULL, t, &tile);
+            cpu_statistics_tile(op, s, &tile, scratch);
+        }
+}
+
+static void device_combine(const struct grid_case *c, struct buffers *b, struct side *side)
+{
+    struct device_report home;
+    struct merge_tile tile;
+    float *weights = NULL;
+
+    if (side->op.vector_weights) {
+        size_t n_vectors = (size_t)(side->op.axis == AXIS_COLUMNS ? side->op.row_elems : side->op.n_rows);
+        size_t n_bytes = n_vectors * (size_t)side->op.n_models * sizeof(float);
+        if (n_bytes > b->weights_capacity) {
+            CUDA(cudaFree(b->weights));
+            CUDA(cudaMalloc((void **)&b->weights, n_bytes));
+            b->weights_capacity = n_bytes;
+        }
+        CUDA(cudaMemcpyAsync(b->weights, side->op.vector_weights, n_bytes, cudaMemcpyHostToDevice, b->stream));
+        weights = b->weights;
+    }
+    CUDA(cudaMemsetAsync(b->report, 0, sizeof *b->report, b->stream));
+    for (uint64_t t = tiles_of(c); t-- > 0;) {
+        tile_at(c, &side->op, b->device, b->device_out, t, &tile);
+        CUDA(device_combine_launch(&side->op, &tile, weights, b->report, b->stream));
+    }
+    CUDA(cudaMemcpyAsync(&home, b->report, sizeof home, cudaMemcpyDeviceToHost, b->stream));
+    CUDA(cudaMemcpyAsync(b->device_out_home, b->device_out, b->capacity, cudaMemcpyDeviceToHost, b->stream));
+    CUDA(cudaStreamSynchronize(b->stream));
+    device_report_collect(&home, &side->report);
+}
+
+/* All passes and the combine on one side. */
+static bool run_side(const struct grid_case *c, struct buffers *b, struct side *side, bool on_device, int *n_on_cpu,
+                     struct cpu_scratch *scratch)
+{
+    struct statistics *s = NULL;
+    struct merge_tile tile;
+
+    memset(side, 0, sizeof *side);
+    merge_report_init(&side->report);
+    if (!prepare(c, &side->op))
+        return false;
+    if (statistics_first_pass(&side->op) != STAT_READY) {
+        s = statistics_new(&side->op, c->tile_elems);
+        while (s && statistics_pass(s) != STAT_READY) {
+            uint64_t n_bytes = on_device ? device_pass_bytes(&side->op, s) : 0;
+            if (n_bytes > 0)
+                device_pass(c, b, &side->op, s, n_bytes);
+            else
+                cpu_pass(c, b, &side->op, s, scratch);
+            *n_on_cpu += on_device && n_bytes == 0;
+            statistics_finish_pass(s, &side->op);
+        }
+    }
+    if (on_device) {
+        device_combine(c, b, side);
+    } else {
+        for (uint64_t t = 0; t < tiles_of(c); t++) {
+            tile_at(c, &side->op, b->host, b->out, t, &tile);
+            cpu_combine_tile(&side->op, s, &tile, scratch, &side->report);
+        }
+    }
+    if (side->op.vector_weights) {
+        size_t n = (size_t)(side->op.axis == AXIS_COLUMNS ? side->op.row_elems : side->op.n_rows);
+        side->vector_weights = host_memory(n * (size_t)side->op.n_models * sizeof(float));
+        memcpy(side->vector_weights, side->op.vector_weights, n * (size_t)side->op.n_models * sizeof(float));
+    }
+    statistics_free(s);
+    return true;
+}
+
+static bool same_report(const struct merge_report *a, const struct merge_report *b, int n_inputs)
+{
+    bool same = a->n_bad_out == b->n_bad_out && (a->n_bad_out == 0 || a->first_bad_out == b->first_bad_out);
+
+    for (int i = 0; i < n_inputs; i++)
+        same = same && a->n_bad_in[i] == b->n_bad_in[i] &&
+               (a->n_bad_in[i] == 0 || a->first_bad_in[i] == b->first_bad_in[i]);
+    return same;
+}
+
+static bool same_number(float a, float b)
+{
+    return float_bits(a) == float_bits(b) || (a != a && b != b); /* which NaN it is depends on the processor */
+}
+
+static bool same_models(const struct merge_op *a, const struct merge_op *b)
+{
+    bool same = true;
+
+    for (int m = 0; m < a->n_models; m++) {
+        const struct merge_model *x = &a->models[m], *y = &b->models[m];
+        same = same && same_number(x->weight, y->weight) && same_number(x->scale, y->scale) && x->keep == y->keep &&
+               x->threshold == y->threshold && x->tie_index == y->tie_index;
+    }
+    return same;
+}
+
+static bool same_weights(const struct side *a, const struct side *b)
+{
+    size_t n = (size_t)(a->op.axis == AXIS_COLUMNS ? a->op.row_elems : a->op.n_rows) * (size_t)a->op.n_models;
+
+    for (size_t i = 0; a->vector_weights && i < n; i++)
+        if (!same_number(a->vector_weights[i], b->vector_weights[i]))
+            return false;
+    return !a->vector_weights == !b->vector_weights;
+}
+
+static bool run_case(const struct grid_case *c, struct buffers *b, int *n_on_cpu, struct cpu_scratch *scratch)
+{
+    struct side cpu, device;
+    int n_inputs = c->operation->n_models + c->operation->has_base;
+    const char *wrong = NULL;
+    size_t at = 0;
+
+    memset(b->out, 0x33, b->capacity); /* a byte outside the tensor that changes shows as well */
+    CUDA(cudaMemsetAsync(b->device_out, 0x33, b->capacity, b->stream));
+    if (!run_side(c, b, &cpu, false, n_on_cpu, scratch) || !run_side(c, b, &device, true, n_on_cpu, scratch))
+        return false;
+    if (!same_models(&cpu.op, &device.op) || !same_weights(&cpu, &device))
+        wrong = "coefficients of the models";
+    else if (!same_report(&cpu.report, &device.report, n_inputs))
+        wrong = "report of values that are not finite";
+    else if (memcmp(b->out, b->device_out_home, b->capacity) != 0) {
+        wrong = "output byte";
+        while (b->out[at] == b->device_out_home[at])
+            at++;
+    }
+    if (wrong)
+        printf("DIFFERENT: %s, %d models%s, %llu x %llu, types %d %d %d -> %d, tiles of %llu, %s%s: %s %zu\n",
+               c->operation->method, c->operation->n_models, c->operation->has_base ? " and a base" : "",
+               (unsigned long long)c->n_rows, (unsigned long long)c->row_elems, (int)c->types[0], (int)c->types[1],
+               (int)c->types[2], (int)c->types[3], (unsigned long long)c->tile_elems, value_names[c->values],
+               c->shifted ? ", shifted" : "", wrong, at);
+    free(cpu.vector_weights);
+    free(device.vector_weights);
+    return wrong == NULL;
+}
+
+int main(int argc, char **argv)
+{
+    struct buffers b = {0};
+    struct cpu_scratch *scratch;
+    unsigned long every = 1, number = 0, n_run = 0, n_failed = 0;
+    int n_devices = 0, n_on_cpu = 0;
+
+    if (argc == 3 && strcmp(argv[1], "--every") == 0)
+        every = strtoul(argv[2], NULL, 10);
+    if ((argc != 1 && argc != 3) || every == 0) {
+        printf("usage: device_equality [--every N]\n");
+        return 2;
+    }
+    if (cudaGetDeviceCount(&n_devices) != cudaSuccess || n_devices == 0) {
+        printf("skipped: no CUDA device\n");
+        return 77;
+    }
+    scratch = cpu_scratch_new();
+    if (!scratch)
+        return 1;
+    for (size_t shape = 0; shape < N_SHAPES; shape++) {
+        uint64_t n_elems = shapes[shape].n_rows * shapes[shape].row_elems;
+        uint64_t tile_sizes[2] = {(n_elems + TILE_CHUNK_ELEMS - 1) / TILE_CHUNK_ELEMS * TILE_CHUNK_ELEMS,
+                                  2 * TILE_CHUNK_ELEMS};
+        /* Many models only where they are small: what they share with few is tested there. */
+        int max_inputs = n_elems > 20000 ? 12 : MAX_INPUTS;
+        buffers_open(&b, n_elems, max_inputs);
+        for (size_t t = 0; t < N_TYPES * N_VALUES; t++) {
+            struct grid_case c = {NULL,
+                                  types[t / N_VALUES],
+                                  shapes[shape].n_rows,
+                                  shapes[shape].row_elems,
+                                  tile_sizes[t % 2],
+                                  (enum values)(t % N_VALUES),
+                                  t % 4 == 3};
+            fill(&c, &b, max_inputs, n_elems);
+            for (size_t o = 0; o < N_OPERATIONS; o++) {
+                c.operation = &operations[o];
+                if (operations[o].n_models + operations[o].has_base > max_inputs || number++ % every != 0)
+                    continue;
+                n_run++;
+                n_failed += !run_case(&c, &b, &n_on_cpu, scratch);
+            }
+        }
+        buffers_close(&b, max_inputs);
+        memset(&b, 0, sizeof b);
+    }
+    cpu_scratch_free(scratch);
+    printf("%lu cases, %lu different, %d statistics passes without a kernel\n", n_run, n_failed, n_on_cpu);
+    return n_failed || n_run == 0 ? 1 : 0;
+}
