@@ -23,6 +23,7 @@ enum cli_verb {
     VERB_METHODS,
     VERB_VERIFY,
     VERB_ENV,
+    VERB_BENCH,
     VERB_COMPLETION,
     VERB_HELP,
     N_VERBS
@@ -43,6 +44,8 @@ struct cli_command {
     enum cli_progress progress;
     enum cli_color color;
     bool json, quiet, verbose, help, version;
+    int quick;                                     /* bench */
+    const char *dir, *only, *csv, *svg;            /* bench; NULL: not given */
     const struct cli_option *notes[CLI_MAX_NOTES]; /* options given that mean nothing here, each once */
     int n_notes;
 };
@@ -54,7 +57,16 @@ enum cli_kind {
     KIND_SWITCH, /* --sync and --no-sync         */
     KIND_VALUE   /* --memory SIZE, --memory=SIZE */
 };
-enum cli_group { GROUP_MERGE, GROUP_OUTPUT, GROUP_RESOURCES, GROUP_INPUTS, GROUP_GENERAL, GROUP_MERGEKIT, N_GROUPS };
+enum cli_group {
+    GROUP_MERGE,
+    GROUP_OUTPUT,
+    GROUP_RESOURCES,
+    GROUP_INPUTS,
+    GROUP_BENCH,
+    GROUP_GENERAL,
+    GROUP_MERGEKIT,
+    N_GROUPS
+};
 
 struct cli_option {
     const char *name;
@@ -163,6 +175,7 @@ int verb_inspect(const struct cli_command *command);
 int verb_methods(const struct cli_command *command);
 int verb_verify(const struct cli_command *command);
 int verb_env(const struct cli_command *command);
+int verb_bench(const struct cli_command *command);
 int verb_completion(const struct cli_command *command);
 int verb_help(const struct cli_command *command);
 

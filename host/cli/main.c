@@ -9,9 +9,11 @@
 #include <stdio.h>
 
 static int (*const verbs[N_VERBS])(const struct cli_command *) = {
-    [VERB_MERGE] = verb_merge,           [VERB_PLAN] = verb_plan,     [VERB_INSPECT] = verb_inspect,
-    [VERB_METHODS] = verb_methods,       [VERB_VERIFY] = verb_verify, [VERB_ENV] = verb_env,
-    [VERB_COMPLETION] = verb_completion, [VERB_HELP] = verb_help,
+    [VERB_MERGE] = verb_merge,     [VERB_PLAN] = verb_plan,
+    [VERB_INSPECT] = verb_inspect, [VERB_METHODS] = verb_methods,
+    [VERB_VERIFY] = verb_verify,   [VERB_ENV] = verb_env,
+    [VERB_BENCH] = verb_bench,     [VERB_COMPLETION] = verb_completion,
+    [VERB_HELP] = verb_help,
 };
 
 int main(int argc, char **argv)

@@ -7,7 +7,7 @@ import time
 
 from harness import PROGRAM, check, contains, equal, run, run_tests
 
-VERBS = ["merge", "plan", "inspect", "methods", "verify", "env", "completion", "help"]
+VERBS = ["merge", "plan", "inspect", "methods", "verify", "env", "bench", "completion", "help"]
 
 
 def test_overview(_):
