@@ -9,10 +9,10 @@
 set -eu
 
 build="gcc libc6-dev cmake ninja-build pkg-config libcjson-dev libyaml-dev libssl-dev libxxhash-dev"
-tests="libcmocka-dev strace python3 git ca-certificates"
+tests="g++ libcmocka-dev strace python3 git ca-certificates"
 # python3-venv brings pip: the demo fetches a real checkpoint with it and does without when it cannot.
 demo="python3-venv"
-dev="clang-14 clang-format-14 clang-tidy-14 shellcheck g++ gdb"
+dev="clang-14 clang-format-14 clang-tidy-14 shellcheck gdb"
 
 wanted="$build $tests $demo"
 only_list=false

@@ -8,6 +8,7 @@
 #include "base/file.h"
 #include "base/text.h"
 #include "checkpoint/checkpoint.h"
+#include "engine/engine.h"
 #include "report/report.h"
 
 #include <stdlib.h>
@@ -101,10 +102,11 @@ enum wm_status wm_env(const struct wm_options *options, int as_json, char **text
     enum wm_status st;
     struct wm_options checked;
     struct text out;
+    char devices[128];
 
     text_init(&out, TEXT_MAX_BYTES);
     TRY(api_options_take(&checked, options, err));
-    report_environment(&checked, as_json, &out);
+    report_environment(&checked, backends_summary(devices, sizeof devices), as_json, &out);
 out:
     return hand_over(st, &out, text, err);
 }

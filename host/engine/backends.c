@@ -8,6 +8,8 @@
 
 #include "base/dtype.h"
 
+#include <stdio.h>
+
 static enum wm_status open_cpu(const struct plan *plan, struct backends *backends, struct wm_error *err)
 {
     enum wm_status st = backend_open_cpu(&backends->items[0], err);
@@ -91,6 +93,17 @@ enum wm_status backends_open(const struct plan *plan, const struct wm_options *o
     return n_devices ? open_cuda(plan, options, n_devices, backends, err) : open_cpu(plan, backends, err);
 }
 
+const char *backends_summary(char *buffer, size_t size)
+{
+    int n_devices = backend_cuda_count();
+
+    if (!n_devices)
+        snprintf(buffer, size, "cpu (CUDA is built in, but there is no usable GPU)");
+    else
+        snprintf(buffer, size, "cpu, %d GPU%s", n_devices, n_devices == 1 ? "" : "s");
+    return buffer;
+}
+
 #else
 
 enum wm_status backends_check(const struct wm_options *options, struct wm_error *err)
@@ -110,6 +123,12 @@ enum wm_status backends_open(const struct plan *plan, const struct wm_options *o
 
     *backends = (struct backends){.n_items = 0};
     return st == WM_OK ? open_cpu(plan, backends, err) : st;
+}
+
+const char *backends_summary(char *buffer, size_t size)
+{
+    snprintf(buffer, size, "cpu (this build has no CUDA backend)");
+    return buffer;
 }
 
 #endif

@@ -36,6 +36,9 @@ void output_release(struct output *output); /* unlocks; an uncommitted partial d
 /* Is there a device such as the options ask for? WM_NO_DEVICE. Opens nothing. */
 enum wm_status backends_check(const struct wm_options *options, struct wm_error *err);
 
+/* "cpu, 8 GPUs", "cpu (this build has no CUDA backend)": for people. Returns buffer. */
+const char *backends_summary(char *buffer, size_t size);
+
 /* ---- the run ------------------------------------------------------------------------------------------------ */
 
 struct engine_result {

@@ -175,6 +175,7 @@ enum wm_status plan_job_op(const struct plan *plan, const struct plan_job *job, 
     if (job->n_dims > 1 && job->n_elems) {
         args.row_elems = job->shape[job->n_dims - 1];
         args.n_rows = job->n_elems / args.row_elems;
+        args.n_first = job->shape[0];
     }
     st = method->prepare(method, &args, op, message);
     return st == WM_OK ? st : error_set(err, st, "%s", message);

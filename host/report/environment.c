@@ -18,6 +18,7 @@
 #include <sys/utsname.h>
 
 struct environment {
+    const char *devices;
     char cpu[128], kernel[200];
     const char *hub_cache; /* NULL: unknown */
     int n_cpus;
@@ -131,7 +132,7 @@ static void add_text(struct text *t, const struct environment *e)
         text_addf(t, "open files   %" PRIu64 "\n", e->max_open_files);
     text_addf(t, "locked mem   %s\n",
               e->max_locked_bytes == UINT64_MAX ? "unlimited" : text_bytes(a, sizeof a, e->max_locked_bytes));
-    text_addf(t, "devices      cpu (this build has no CUDA backend)\n");
+    text_addf(t, "devices      %s\n", e->devices);
     text_addf(t, "hub cache    %s\n", e->hub_cache ? text_display(shown, sizeof shown, e->hub_cache) : "unknown");
 }
 
@@ -152,7 +153,9 @@ static void add_json(struct text *t, const struct environment *e)
         text_addf(t, "%" PRIu64, e->memory_limit);
     else
         text_add(t, "null");
-    text_add(t, ",\n  \"devices\": [\"cpu\"],\n  \"hub_cache\": ");
+    text_add(t, ",\n  \"devices\": ");
+    text_add_json(t, e->devices);
+    text_add(t, ",\n  \"hub_cache\": ");
     if (e->hub_cache)
         text_add_json(t, e->hub_cache);
     else
@@ -160,13 +163,14 @@ static void add_json(struct text *t, const struct environment *e)
     text_add(t, "\n}\n");
 }
 
-void report_environment(const struct wm_options *options, int as_json, struct text *out)
+void report_environment(const struct wm_options *options, const char *devices, int as_json, struct text *out)
 {
     struct environment e;
     struct arena arena;
 
     arena_init(&arena, (size_t)1 << 20);
     environment_take(&e, options, &arena);
+    e.devices = devices;
     if (as_json)
         add_json(out, &e);
     else

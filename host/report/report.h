@@ -79,6 +79,7 @@ void report_inspect_text(const struct ckpt *ckpt, struct text *out);
 void report_inspect_json(const struct ckpt *ckpt, struct text *out);
 /* name NULL: all methods. WM_USAGE for an unknown name, with the nearest known one. */
 enum wm_status report_methods(const char *name, int as_json, struct text *out, struct wm_error *err);
-void report_environment(const struct wm_options *options, int as_json, struct text *out);
+/* devices: what merges can run on here, in words. */
+void report_environment(const struct wm_options *options, const char *devices, int as_json, struct text *out);
 
 #endif

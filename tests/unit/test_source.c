@@ -5,10 +5,11 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <sys/uio.h>
-#include <threads.h>
+#include <time.h>
 
 #include <cmocka.h>
 
@@ -279,7 +280,7 @@ static void auto_asks_the_page_cache(void **state)
     for (int i = 0; still_cached && i < 100; i++) { /* pages that a processor still holds in a batch stay */
         assert_int_equal(posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED), 0);
         still_cached = preadv2(fd, &piece, 1, n_large / 2, RWF_NOWAIT) >= 0 || errno != EAGAIN;
-        thrd_sleep(&pause, NULL);
+        nanosleep(&pause, NULL);
     }
     close(fd);
     if (still_cached) /* a file system that keeps its pages, or cannot tell */
@@ -289,7 +290,9 @@ static void auto_asks_the_page_cache(void **state)
 
 /* ---- threads ------------------------------------------------------------------------------------------------ */
 
-static int read_much(void *user)
+/* pthreads, not <threads.h>: ThreadSanitizer of GCC 12 does not know thrd_create and crashes in the new thread. Returns
+ * NULL when every byte was right. */
+static void *read_much(void *user)
 {
     struct source *source = user;
     unsigned char *buffer = aligned_alloc(SOURCE_ALIGN, SOURCE_BUFFER_BYTES(5000));
@@ -303,7 +306,7 @@ static int read_much(void *user)
                   memcmp(data, content + offset, 5000) != 0;
     }
     free(buffer);
-    return n_wrong;
+    return n_wrong ? source : NULL;
 }
 
 static void threads_share_a_source(void **state)
@@ -312,14 +315,15 @@ static void threads_share_a_source(void **state)
     for (int m = 0; m < 3; m++) {
         struct wm_error err = WM_ERROR_INIT;
         struct source *source;
-        thrd_t threads[4];
-        int n_wrong = 0, result;
+        pthread_t threads[4];
+        int n_wrong = 0;
         assert_int_equal(source_open_file(&source, path, NULL, modes[m], &err), WM_OK);
         for (int i = 0; i < 4; i++)
-            assert_int_equal(thrd_create(&threads[i], read_much, source), thrd_success);
+            assert_int_equal(pthread_create(&threads[i], NULL, read_much, source), 0);
         for (int i = 0; i < 4; i++) {
-            assert_int_equal(thrd_join(threads[i], &result), thrd_success);
-            n_wrong += result;
+            void *result;
+            assert_int_equal(pthread_join(threads[i], &result), 0);
+            n_wrong += result != NULL;
         }
         assert_int_equal(n_wrong, 0);
         source_close(source);
