@@ -243,13 +243,15 @@ void run_op(Stream *s, Op op)
     bool dead = machine->devices[s->device].sticky != cudaSuccess;
     if (op.waits && !op.record->done)
         flush(op.record->stream, op.record);
+    /* Not read as the stream: the C library writes the time to this thread's stack, where the host goes on. */
+    double now = op.record ? seconds_now() : 0;
     void *host = tsan_current();
     tsan_switch(s->tsan);
     tsan_acquire(op.token);
     if (op.waits)
         tsan_acquire(op.record);
     else if (op.record) {
-        op.record->seconds = seconds_now();
+        op.record->seconds = now;
         op.record->done = true;
         tsan_release(op.record);
     } else if (!dead)
