@@ -8,7 +8,7 @@
 void merge_cases_write_models(const struct fixture *f)
 {
     for (int m = 0; m < 4; m++) {
-        char name[8];
+        char name[16];
         uint64_t s = m ? 100u + (uint64_t)m : 0;
         struct fixture_tensor t[] = {
             {"model.embed_tokens.weight", WM_BF16, 2, {700, 100}, 1, 0.02, s, 3e-4, NULL},

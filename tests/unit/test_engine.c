@@ -75,7 +75,7 @@ static void a_streamed_tensor_equals_a_resident_one(void **state)
     (void)state;
     fixture_init(&f);
     for (uint64_t m = 0; m < 3; m++) {
-        char name[8];
+        char name[16];
         snprintf(name, sizeof name, "m%d", (int)m);
         t[0].delta_seed = m;
         fixture_write_model(&f, name, t, 1, 0, NULL);
