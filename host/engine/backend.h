@@ -60,6 +60,8 @@ struct backend_ops {
     /* After every tile of a pass was awaited: *next is the pass after it. */
     enum wm_status (*finish_pass)(struct backend *backend, void *thread, void *tensor, struct merge_op *op,
                                   struct statistics *statistics, enum stat_pass *next, struct wm_error *err);
+    /* After the device was lost: returns when nothing started on it can touch host memory any more. NULL: cannot happen. */
+    void (*abandon)(struct backend *backend, void *thread);
     void (*close)(struct backend *backend);
 };
 

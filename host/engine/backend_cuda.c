@@ -620,6 +620,18 @@ static const char *cuda_describe(const struct backend *b)
     return ((const struct cuda_backend *)b)->name;
 }
 
+/* A copy that was under way when another call failed may still read or write the ring: its slots must not be given to
+ * anybody before it has ended. On a context that is dead these calls return at once; what they say does not matter. */
+static void cuda_abandon(struct backend *b, void *thread)
+{
+    struct cuda_thread *t = thread;
+
+    (void)b;
+    (void)cudaStreamSynchronize(t->upload);
+    (void)cudaStreamSynchronize(t->compute);
+    (void)cudaStreamSynchronize(t->download);
+}
+
 static void cuda_close(struct backend *b)
 {
     free(b);
@@ -635,6 +647,7 @@ static const struct backend_ops cuda_ops = {.describe = cuda_describe,
                                             .submit = cuda_submit,
                                             .await = cuda_await,
                                             .finish_pass = cuda_finish_pass,
+                                            .abandon = cuda_abandon,
                                             .close = cuda_close};
 
 int backend_cuda_count(void)

@@ -240,6 +240,10 @@ static void go_on_without(struct compute *c)
     struct backend *lost = c->backend, *cpu = NULL;
     struct wm_error err = WM_ERROR_INIT;
 
+    pthread_mutex_unlock(&p->lock);
+    if (lost->ops->abandon)
+        lost->ops->abandon(lost, c->thread);
+    pthread_mutex_lock(&p->lock);
     while (c->n_flights) {
         struct flight *f = &c->flights[c->first];
         if (f->out_slot != RUN_NO_SLOT)
