@@ -13,7 +13,7 @@
 
 /* Every call is tried up to the first, then one in so many; a sanitizer makes each merge ten times as long. */
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-enum { DENSE_CALLS = 6, SPARSE_STEP = 97, RECIPE_STEP = 3 };
+enum { DENSE_CALLS = 4, SPARSE_STEP = 301, RECIPE_STEP = 3 };
 #else
 enum { DENSE_CALLS = 60, SPARSE_STEP = 37, RECIPE_STEP = 1 };
 #endif
