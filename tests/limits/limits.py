@@ -61,7 +61,7 @@ def memory(tool, maker, top):
                "slerp": config(top, "slerp.yml", "slerp", models[:1], base, "t: 0.3")}
     for name, path in configs.items():
         hashes = set()
-        for budget in (64 * MIB, 128 * MIB, 256 * MIB, 2048 * MIB):
+        for budget in (64 * MIB, 128 * MIB, 256 * MIB, 2048 * MIB, 8192 * MIB):
             out = os.path.join(top, "out")
             code, text, err, _, peak = run(tool, "merge", path, out, "--memory", str(budget), "--json", "--quiet")
             check(code == 0, "%s within %d MiB: exit code %d %s" % (name, budget // MIB, code, err.strip()))
