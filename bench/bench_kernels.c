@@ -26,7 +26,7 @@ struct bench {
     size_t n_elems, tile_elems;
     int n_threads;
     double spread;
-    bool cpu_time;
+    bool cpu_time, guess;
     const char *only;
     uint16_t *in[N_INPUTS], *out; /* a base and three fine-tunes */
 };
@@ -69,9 +69,11 @@ static void do_tile(const struct work *w, size_t first, size_t n, struct cpu_scr
         tile.in_dtype[i] = WM_BF16;
     }
     tile.out = b->out + first;
-    if (w->combine)
+    if (w->combine && (w->s == NULL || !statistics_tile_stands(w->s, tile.index)))
         cpu_combine_tile(w->op, w->s, &tile, scratch, &report);
-    else if (statistics_needs_tile(w->s, tile.index))
+    else if (!w->combine && statistics_pass(w->s) == STAT_KTH_GUESS)
+        cpu_guess_tile(w->op, w->s, &tile, scratch, &report);
+    else if (!w->combine && statistics_needs_tile(w->s, tile.index))
         cpu_statistics_tile(w->op, w->s, &tile, scratch);
 }
 
@@ -110,8 +112,9 @@ static double timed(struct work *w)
 static const char *pass_name(enum stat_pass pass)
 {
     static const char *const names[] = {
-        [STAT_GRAM] = "gram",         [STAT_KTH_COARSE] = "kth coarse", [STAT_KTH_FINE] = "kth fine",
-        [STAT_KTH_TIES] = "kth ties", [STAT_KTH_CUT] = "kth cut",       [STAT_L1] = "l1",
+        [STAT_GRAM] = "gram",           [STAT_KTH_WHOLE] = "kth whole",   [STAT_KTH_SAMPLE] = "kth sample",
+        [STAT_KTH_GUESS] = "kth guess", [STAT_KTH_COARSE] = "kth coarse", [STAT_KTH_FINE] = "kth fine",
+        [STAT_KTH_TIES] = "kth ties",   [STAT_KTH_CUT] = "kth cut",       [STAT_L1] = "l1",
         [STAT_READY] = "ready"};
     return names[pass];
 }
@@ -186,6 +189,9 @@ static void bench_method(const struct bench *b, size_t n, double copy_rate, cons
             w.s = statistics_new(&op, b->tile_elems);
             if (w.s == NULL)
                 return;
+            if (b->guess && statistics_can_speculate(&op, b->tile_elems))
+                statistics_speculate(w.s);
+            pass = statistics_pass(w.s);
         }
         while (pass != STAT_READY) {
             double seconds = timed(&w), start = now(b);
@@ -310,6 +316,8 @@ static bool read_option(struct bench *b, const char *name, const char *text)
         b->spread = value;
     else if (strcmp(name, "--cpu-time") == 0)
         b->cpu_time = value != 0;
+    else if (strcmp(name, "--guess") == 0)
+        b->guess = value != 0;
     else
         return false;
     return true;

@@ -19,19 +19,21 @@
 
 struct backend {
     const struct backend_ops *ops;
-    int depth;         /* tiles that one thread may have submitted and not yet awaited, at most BACKEND_MAX_DEPTH */
+    int depth;            /* tiles that one thread may have submitted and not yet awaited, at most BACKEND_MAX_DEPTH */
+    size_t group_members; /* small tensors that run_group wants at once, at most BACKEND_GROUP_MEMBERS */
     bool lost;         /* the device failed for good (set by its own thread); nothing computed on it counts any more */
     char message[512]; /* ... and how: a sentence without its end */
 };
 
-/* One tile's turn: a statistics pass (statistics given and not ready), or the element-wise pass. The tile's host memory
+/* One tile's turn: a statistics pass (statistics given and not ready), the element-wise pass, or in STAT_KTH_GUESS both
+ * (tile.out is given). The tile's host memory
  * belongs to the task until it was awaited. */
 struct backend_task {
     const struct merge_op *op;
     struct statistics *statistics; /* NULL: none */
     void *tensor;                  /* from tensor_new */
     struct merge_tile tile;
-    struct merge_report report; /* filled by `await` after an element-wise pass */
+    struct merge_report report; /* filled by `await` when there was an element-wise pass */
     void *slot;                 /* the backend's, between submit and await      */
 };
 
@@ -41,6 +43,28 @@ struct backend_tensor_info {
     int n_inputs;
     uint64_t n_elems, tile_elems;
     bool has_statistics; /* its tiles are seen more than once */
+};
+
+/* A small tensor as a whole: one tile, number 0, inputs and output in host memory. */
+struct backend_member {
+    struct merge_op *op;
+    struct merge_tile tile;
+    struct merge_report report; /* filled */
+};
+
+#define BACKEND_GROUP_MEMBERS      256
+#define BACKEND_GROUP_MEMBER_ELEMS 65536
+
+/* Small tensors that are computed at one go, so that none of them costs a hand-over or a launch of its own. They have the
+ * same number of inputs; types and operations may differ. */
+struct backend_group {
+    struct backend_member *members;
+    size_t n_members; /* at most BACKEND_GROUP_MEMBERS, each of at most BACKEND_GROUP_MEMBER_ELEMS elements */
+    int n_inputs;
+    const void *inputs[TILE_MAX_INPUTS]; /* the members' inputs of that number lie in here, at any address */
+    size_t n_input_bytes[TILE_MAX_INPUTS];
+    void *out; /* and their outputs, one after the other, in here */
+    size_t n_out_bytes;
 };
 
 struct backend_ops {
@@ -60,12 +84,17 @@ struct backend_ops {
     /* After every tile of a pass was awaited: *next is the pass after it. */
     enum wm_status (*finish_pass)(struct backend *backend, void *thread, void *tensor, struct merge_op *op,
                                   struct statistics *statistics, enum stat_pass *next, struct wm_error *err);
+    /* All passes of all members, on the calling thread, which waits. */
+    enum wm_status (*run_group)(struct backend *backend, void *thread, struct backend_group *group,
+                                struct wm_error *err);
     /* After the device was lost: returns when nothing started on it can touch host memory any more. NULL: cannot happen. */
     void (*abandon)(struct backend *backend, void *thread);
     void (*close)(struct backend *backend);
 };
 
 enum wm_status backend_open_cpu(struct backend **backend, struct wm_error *err);
+/* What the CPU's run_group does, for backends that have none of their own. */
+enum wm_status backend_cpu_run_group(struct backend_group *group, struct cpu_scratch *scratch, struct wm_error *err);
 
 #ifdef WM_HAVE_CUDA
 /* Number of usable CUDA devices; 0 also where there is no driver. */

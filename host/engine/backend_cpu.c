@@ -67,14 +67,17 @@ static void cpu_tensor_free(struct backend *backend, void *thread, void *tensor)
 
 static enum wm_status cpu_submit(struct backend *backend, void *thread, struct backend_task *task, struct wm_error *err)
 {
+    enum stat_pass pass = task->statistics ? statistics_pass(task->statistics) : STAT_READY;
+
     (void)backend;
     (void)err;
-    if (task->statistics && statistics_pass(task->statistics) != STAT_READY) {
-        cpu_statistics_tile(task->op, task->statistics, &task->tile, thread);
-    } else {
-        merge_report_init(&task->report);
+    merge_report_init(&task->report);
+    if (pass == STAT_READY)
         cpu_combine_tile(task->op, task->statistics, &task->tile, thread, &task->report);
-    }
+    else if (pass == STAT_KTH_GUESS)
+        cpu_guess_tile(task->op, task->statistics, &task->tile, thread, &task->report);
+    else
+        cpu_statistics_tile(task->op, task->statistics, &task->tile, thread);
     return WM_OK;
 }
 
@@ -98,6 +101,42 @@ static enum wm_status cpu_finish_pass(struct backend *backend, void *thread, voi
     return WM_OK;
 }
 
+static enum wm_status run_member(struct backend_member *member, struct cpu_scratch *scratch, struct wm_error *err)
+{
+    struct statistics *statistics = NULL;
+
+    merge_report_init(&member->report);
+    if (statistics_first_pass(member->op) != STAT_READY) {
+        statistics = statistics_new(member->op, BACKEND_GROUP_MEMBER_ELEMS);
+        if (!statistics)
+            return error_no_memory(err, "merging a tensor");
+        while (statistics_pass(statistics) != STAT_READY) {
+            cpu_statistics_tile(member->op, statistics, &member->tile, scratch);
+            statistics_finish_pass(statistics, member->op);
+        }
+    }
+    cpu_combine_tile(member->op, statistics, &member->tile, scratch, &member->report);
+    statistics_free(statistics);
+    return WM_OK;
+}
+
+enum wm_status backend_cpu_run_group(struct backend_group *group, struct cpu_scratch *scratch, struct wm_error *err)
+{
+    enum wm_status st = WM_OK;
+
+    for (size_t i = 0; i < group->n_members; i++)
+        TRY(run_member(&group->members[i], scratch, err));
+out:
+    return st;
+}
+
+static enum wm_status cpu_run_group(struct backend *backend, void *thread, struct backend_group *group,
+                                    struct wm_error *err)
+{
+    (void)backend;
+    return backend_cpu_run_group(group, thread, err);
+}
+
 static void cpu_close(struct backend *backend)
 {
     free(backend);
@@ -113,6 +152,7 @@ static const struct backend_ops cpu_ops = {.describe = cpu_describe,
                                            .submit = cpu_submit,
                                            .await = cpu_await,
                                            .finish_pass = cpu_finish_pass,
+                                           .run_group = cpu_run_group,
                                            .close = cpu_close};
 
 enum wm_status backend_open_cpu(struct backend **backend, struct wm_error *err)
@@ -123,6 +163,7 @@ enum wm_status backend_open_cpu(struct backend **backend, struct wm_error *err)
         return error_no_memory(err, "starting the CPU backend");
     cpu->backend.ops = &cpu_ops;
     cpu->backend.depth = 1;
+    cpu->backend.group_members = 16; /* one after the other anyway: as many as keep their descriptions in the cache */
     snprintf(cpu->name, sizeof cpu->name, "cpu %s", cpu_isa());
     *backend = &cpu->backend;
     return WM_OK;

@@ -336,10 +336,12 @@ static bool is_statistics(const struct backend_task *task)
 
 static void on_cpu(struct cuda_thread *t, struct backend_task *task)
 {
-    if (is_statistics(task)) {
+    merge_report_init(&task->report);
+    if (is_statistics(task) && statistics_pass(task->statistics) == STAT_KTH_GUESS) {
+        cpu_guess_tile(task->op, task->statistics, &task->tile, t->scratch, &task->report);
+    } else if (is_statistics(task)) {
         cpu_statistics_tile(task->op, task->statistics, &task->tile, t->scratch);
     } else {
-        merge_report_init(&task->report);
         cpu_combine_tile(task->op, task->statistics, &task->tile, t->scratch, &task->report);
     }
 }
@@ -632,6 +634,12 @@ static void cuda_abandon(struct backend *b, void *thread)
     (void)cudaStreamSynchronize(t->download);
 }
 
+static enum wm_status cuda_run_group(struct backend *b, void *thread, struct backend_group *group, struct wm_error *err)
+{
+    (void)b;
+    return backend_cpu_run_group(group, ((struct cuda_thread *)thread)->scratch, err);
+}
+
 static void cuda_close(struct backend *b)
 {
     free(b);
@@ -647,6 +655,7 @@ static const struct backend_ops cuda_ops = {.describe = cuda_describe,
                                             .submit = cuda_submit,
                                             .await = cuda_await,
                                             .finish_pass = cuda_finish_pass,
+                                            .run_group = cuda_run_group,
                                             .abandon = cuda_abandon,
                                             .close = cuda_close};
 
@@ -673,6 +682,7 @@ enum wm_status backend_open_cuda(struct backend **backend, const struct backend_
         return error_no_memory(err, "starting a GPU");
     b->ops = &cuda_ops;
     b->depth = DEPTH;
+    b->group_members = 16;
     cuda->options = *options;
     CUDA(cudaGetDeviceProperties(&properties, options->device), "being examined");
     CUDA(cudaSetDevice(options->device), "being selected");

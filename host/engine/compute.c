@@ -5,6 +5,7 @@
  * follows from a finished tile, and going on without a GPU that was lost. What it must not know: how a backend computes,
  * and which tile comes next (schedule.c).
  */
+#include "engine/group.h"
 #include "engine/stages.h"
 
 #include <stdlib.h>
@@ -58,32 +59,29 @@ static enum wm_status copy_tile(struct pipeline *p, const struct run_job *job, c
 
 /* ---- after the element-wise pass ------------------------------------------------------------------------------ */
 
-static bool is_refused(const struct pipeline *p, const struct merge_report *r)
+/* Of the tile's pieces into the job's table. Called and left with the lock held. */
+static struct hash128 hash_tile(struct pipeline *p, const struct flight *f)
 {
-    uint64_t n_bad_in = 0;
+    const struct merge_tile *tile = &f->task.tile;
+    struct hash128 *digests = f->job->digests + tile->first_elem / TILE_CHUNK_ELEMS, hash;
+    size_t n_bytes = (size_t)((uint64_t)tile->n_elems * dtype_bits(f->job->plan_job->dtype) / 8);
 
-    for (int s = 0; s < TILE_MAX_INPUTS; s++)
-        n_bad_in += r->n_bad_in[s];
-    return (n_bad_in && p->args->options->nonfinite == WM_POLICY_ERROR) ||
-           (r->n_bad_out && p->args->options->overflow == WM_POLICY_ERROR);
+    pthread_mutex_unlock(&p->lock);
+    hash_pieces(tile->out, n_bytes, resume_piece_bytes(f->job->plan_job->dtype), digests);
+    hash = hash_tree(digests, resume_n_pieces(tile->n_elems));
+    pthread_mutex_lock(&p->lock);
+    return hash;
 }
 
 /* Hashes the tile and hands it to a writer. Called and left with the lock held. */
 static void deliver(struct pipeline *p, struct flight *f)
 {
     struct run_job *job = f->job;
-    const struct merge_tile *tile = &f->task.tile;
-    struct write_task write = {job, f->tile, f->out_slot, tile->n_elems, {0, 0}};
-    bool refused = is_refused(p, &f->task.report);
+    struct write_task write = {job, f->tile, f->out_slot, f->task.tile.n_elems, {0, 0}, false};
+    bool refused = schedule_is_refused(p, &f->task.report);
 
-    if (!refused) {
-        struct hash128 *digests = job->digests + tile->first_elem / TILE_CHUNK_ELEMS;
-        size_t n_bytes = (size_t)((uint64_t)tile->n_elems * dtype_bits(job->plan_job->dtype) / 8);
-        pthread_mutex_unlock(&p->lock);
-        hash_pieces(tile->out, n_bytes, resume_piece_bytes(job->plan_job->dtype), digests);
-        write.hash = hash_tree(digests, resume_n_pieces(tile->n_elems));
-        pthread_mutex_lock(&p->lock);
-    }
+    if (!refused)
+        write.hash = hash_tile(p, f);
     merge_report_add(&job->report, &f->task.report);
     schedule_release_slots(p, job, f->tile);
     if (refused) {
@@ -98,6 +96,26 @@ static void deliver(struct pipeline *p, struct flight *f)
         writer_write(p, &write); /* cheaper than handing it over */
     else
         schedule_push_write(p, &write);
+}
+
+/* The same for a tile that was computed with a guess. One with values that are not finite is left to the element-wise pass,
+ * which counts them and judges. */
+static void deliver_guess(struct pipeline *p, struct flight *f)
+{
+    struct run_job *job = f->job;
+    struct write_task write = {job, f->tile, f->out_slot, f->task.tile.n_elems, {0, 0}, true};
+    uint64_t n_bad = f->task.report.n_bad_out;
+
+    for (int s = 0; s < job->plan_job->n_sources; s++)
+        n_bad += f->task.report.n_bad_in[s];
+    if (n_bad) {
+        schedule_release_out_slot(p, f->out_slot);
+        return;
+    }
+    write.hash = hash_tile(p, f);
+    job->tile_guessed[f->tile] = 1;
+    job->n_writing++;
+    schedule_push_write(p, &write);
 }
 
 /* ---- after a statistics pass ---------------------------------------------------------------------------------- */
@@ -142,6 +160,37 @@ out:
     return st;
 }
 
+/* ---- a group ---------------------------------------------------------------------------------------------------- */
+
+/* Computes a group and hands it to a writer. Called and left with the lock held. */
+static void compute_group(struct compute *c, struct run_job *job, uint32_t out_slot)
+{
+    struct pipeline *p = c->p;
+    struct write_task write = {.job = job, .out_slot = out_slot};
+    struct wm_error err = WM_ERROR_INIT;
+    double began = file_now_seconds();
+    enum wm_status st;
+
+    pthread_mutex_unlock(&p->lock);
+    st = group_compute(p, c->backend, c->thread, job, writer_out_bytes(p, job->plan_job, 0, out_slot), &err);
+    began = file_now_seconds() - began;
+    pthread_mutex_lock(&p->lock);
+    p->compute_busy += began;
+    if (st != WM_OK) {
+        if (c->backend->lost) /* begins again elsewhere */
+            schedule_release_out_slot(p, out_slot);
+        else
+            schedule_fail(p, &err);
+        return;
+    }
+    schedule_release_slots(p, job, 0);
+    job->n_writing++;
+    if (group_out_bytes(job) < WRITER_SMALL_BYTES)
+        writer_write(p, &write);
+    else
+        schedule_push_write(p, &write);
+}
+
 /* ---- one tile -------------------------------------------------------------------------------------------------- */
 
 static enum wm_status begin_tensor(struct compute *c, struct run_job *job, struct wm_error *err)
@@ -161,6 +210,10 @@ static bool launch(struct compute *c, struct run_job *job, size_t tile, uint32_t
     enum stat_pass pass = job->pass;
     double began;
 
+    if (job->n_members > 1) {
+        compute_group(c, job, out_slot);
+        return false;
+    }
     if (pass == STAT_READY && run_job_tile_is_done(job, tile, p->plan->memory.tile_elems)) { /* of a resident job */
         schedule_release_slots(p, job, tile);
         schedule_release_out_slot(p, out_slot);
@@ -221,10 +274,13 @@ static void land(struct compute *c)
         p->compute_busy += began;
     }
     if (f->err.status == WM_OK) {
-        if (f->out_slot != RUN_NO_SLOT)
+        if (f->job->pass == STAT_READY) {
             deliver(p, f);
-        else
+        } else {
+            if (f->out_slot != RUN_NO_SLOT)
+                deliver_guess(p, f);
             gather(c, f);
+        }
     }
     if (f->err.status != WM_OK && !c->backend->lost)
         schedule_fail(p, &f->err);

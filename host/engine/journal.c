@@ -125,21 +125,29 @@ out:
     return st;
 }
 
-enum wm_status journal_append(struct journal *j, const struct journal_record *record, struct wm_error *err)
+enum wm_status journal_append(struct journal *j, const struct journal_record *records, size_t n_records,
+                              struct wm_error *err)
 {
-    enum wm_status st;
-    struct raw raw;
+    enum { at_once = 64 };
+    enum wm_status st = WM_OK;
+    struct raw raw[at_once];
 
-    memset(&raw, 0, sizeof raw);
-    raw.u.record.job = record->job;
-    raw.u.record.first_elem = record->first_elem;
-    raw.u.record.n_elems = record->n_elems;
-    raw.u.record.hash_low = record->hash.low;
-    raw.u.record.hash_high = record->hash.high;
-    seal(&raw, j->seed);
-    st = file_write_at(j->fd, j->path, &raw, sizeof raw, j->end, err);
-    if (st == WM_OK)
-        j->end += sizeof raw;
+    for (size_t first = 0; first < n_records; first += at_once) {
+        size_t n = n_records - first < at_once ? n_records - first : at_once;
+        memset(raw, 0, n * sizeof *raw);
+        for (size_t i = 0; i < n; i++) {
+            const struct journal_record *record = &records[first + i];
+            raw[i].u.record.job = record->job;
+            raw[i].u.record.first_elem = record->first_elem;
+            raw[i].u.record.n_elems = record->n_elems;
+            raw[i].u.record.hash_low = record->hash.low;
+            raw[i].u.record.hash_high = record->hash.high;
+            seal(&raw[i], j->seed);
+        }
+        TRY(file_write_at(j->fd, j->path, raw, n * sizeof *raw, j->end, err));
+        j->end += n * sizeof *raw;
+    }
+out:
     return st;
 }
 

@@ -38,7 +38,8 @@ struct journal {
  * of another plan: WM_CANT_CREATE, unless restart, which empties it. */
 enum wm_status journal_open(struct journal *journal, const char *dir, struct hash128 fingerprint, bool restart,
                             struct journal_record **records, size_t *n_records, struct wm_error *err);
-enum wm_status journal_append(struct journal *journal, const struct journal_record *record, struct wm_error *err);
+enum wm_status journal_append(struct journal *journal, const struct journal_record *records, size_t n_records,
+                              struct wm_error *err);
 void journal_close(struct journal *journal);
 
 #endif

@@ -1,10 +1,11 @@
 /* reader.c: reader threads: tiles from the inputs into slots. See stages.h. Knows sources, not what tiles mean. */
+#include "engine/group.h"
 #include "engine/stages.h"
 
 #include "base/dtype.h"
 
-static enum wm_status source_of(struct pipeline *p, const struct plan_source *src, struct source **source,
-                                struct wm_error *err)
+enum wm_status reader_source(struct pipeline *p, const struct plan_source *src, struct source **source,
+                             struct wm_error *err)
 {
     const struct ckpt_file *file = &p->plan->models[src->model]->files[src->tensor->file];
     enum wm_status st = WM_OK;
@@ -42,7 +43,7 @@ static enum wm_status read_tile(struct pipeline *p, struct run_job *job, size_t 
         uint64_t bits = dtype_bits(src->tensor->dtype);
         struct source *source;
 
-        TRY(source_of(p, src, &source, err));
+        TRY(reader_source(p, src, &source, err));
         st = source_read(source, src->tensor->begin + first * bits / 8, (size_t)(n_elems * bits / 8),
                          p->slots + (size_t)job->slots[at] * p->plan->memory.slot_bytes, &job->data[at], err);
         if (st != WM_OK)
@@ -74,7 +75,10 @@ void *reader_thread(void *arg)
         pthread_cond_signal(&p->can_read); /* there may be more to read */
         pthread_mutex_unlock(&p->lock);
         began = file_now_seconds();
-        (void)read_tile(p, job, tile, &n_bytes, &err);
+        if (job->n_members > 1)
+            (void)group_read(p, job, &n_bytes, &err);
+        else
+            (void)read_tile(p, job, tile, &n_bytes, &err);
         began = file_now_seconds() - began;
         pthread_mutex_lock(&p->lock);
         p->read_busy += began;

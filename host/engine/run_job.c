@@ -1,6 +1,8 @@
 /* run_job.c: see run_job.h. */
 #include "engine/run_job.h"
 
+#include "engine/group.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -8,15 +10,18 @@ static bool allocate(struct run_job *job, uint64_t tile_elems)
 {
     size_t n_tiles, n_pairs;
 
-    job->n_tiles = (size_t)((job->plan_job->n_elems + tile_elems - 1) / tile_elems);
+    job->n_tiles = job->n_members > 1 ? 1 : (size_t)((job->plan_job->n_elems + tile_elems - 1) / tile_elems);
     n_tiles = job->n_tiles ? job->n_tiles : 1;
     n_pairs = n_tiles * (size_t)job->plan_job->n_sources;
     job->ready = malloc(n_tiles * sizeof *job->ready);
     job->arrived = calloc(n_tiles, 1);
+    job->loaded = calloc(n_tiles, 1);
     job->tile_written = calloc(n_tiles, 1);
+    job->tile_guessed = calloc(n_tiles, 1);
     job->slots = malloc(n_pairs * sizeof *job->slots);
-    job->data = calloc(n_pairs, sizeof *job->data);
-    if (!job->ready || !job->arrived || !job->tile_written || !job->slots || !job->data)
+    job->data = calloc(n_pairs * job->n_members, sizeof *job->data);
+    if (!job->ready || !job->arrived || !job->loaded || !job->tile_written || !job->tile_guessed || !job->slots ||
+        !job->data)
         return false;
     for (size_t i = 0; i < n_pairs; i++)
         job->slots[i] = RUN_NO_SLOT;
@@ -25,7 +30,7 @@ static bool allocate(struct run_job *job, uint64_t tile_elems)
 
 static bool adopt(struct run_job *job, struct resume_job *finished)
 {
-    size_t n_pieces = resume_n_pieces(job->plan_job->n_elems);
+    size_t n_pieces = job->n_members > 1 ? job->n_members : resume_n_pieces(job->plan_job->n_elems);
 
     if (!finished) {
         job->digests = malloc((n_pieces ? n_pieces : 1) * sizeof *job->digests);
@@ -45,11 +50,14 @@ static enum wm_status prepare(struct run_job *job, const struct plan *plan, stru
     enum wm_status st = WM_OK;
 
     job->pass = STAT_READY;
+    if (job->n_members > 1) {
+        job->statistics_bytes = group_statistics_bytes(plan, job->index, job->n_members);
+        goto out;
+    }
     if (job->plan_job->action != PLAN_MERGE || !job->n_tiles)
         goto out;
     TRY(plan_job_op(plan, job->plan_job, &job->op, err));
-    job->pass = statistics_first_pass(&job->op);
-    if (job->pass == STAT_READY)
+    if (statistics_first_pass(&job->op) == STAT_READY)
         goto out;
     job->statistics = statistics_new(&job->op, plan->memory.tile_elems);
     if (!job->statistics) {
@@ -60,6 +68,9 @@ static enum wm_status prepare(struct run_job *job, const struct plan *plan, stru
     job->resident = plan_job_is_resident(plan, job->plan_job);
     if (!job->resident)
         statistics_avoid_repeats(job->statistics);
+    if (!job->piece_done && plan_job_speculates(plan, job->plan_job, &job->op))
+        statistics_speculate(job->statistics);
+    job->pass = statistics_pass(job->statistics);
 out:
     return st;
 }
@@ -71,6 +82,7 @@ struct run_job *run_job_new(const struct plan *plan, size_t index, struct resume
     if (job) {
         job->index = index;
         job->plan_job = &plan->jobs[index];
+        job->n_members = group_count(plan, index, plan->n_jobs - index, resume);
         merge_report_init(&job->report);
     }
     if (!job || !allocate(job, plan->memory.tile_elems) || !adopt(job, resume_take(resume, index))) {
@@ -89,11 +101,13 @@ bool run_job_restart(struct run_job *job, const struct plan *plan, struct wm_err
 
     statistics_free(job->statistics);
     job->statistics = NULL;
-    if (!job->piece_done && !(job->piece_done = calloc(n_pieces ? n_pieces : 1, 1)))
+    if (job->n_members == 1 && !job->piece_done && !(job->piece_done = calloc(n_pieces ? n_pieces : 1, 1)))
         return error_no_memory(err, "merging a tensor") == WM_OK;
-    for (size_t p = 0; p < n_pieces; p++)
+    for (size_t p = 0; job->piece_done && p < n_pieces; p++)
         job->piece_done[p] |= job->tile_written[p / per_tile];
     memset(job->tile_written, 0, job->n_tiles);
+    memset(job->tile_guessed, 0, job->n_tiles);
+    memset(job->loaded, RUN_NOT_LOADED, job->n_tiles);
     merge_report_init(&job->report);
     job->refused = job->finishing = job->restarting = false;
     job->n_finished = job->ready_first = job->n_ready = 0;
@@ -109,7 +123,9 @@ void run_job_free(struct run_job *job)
     statistics_free(job->statistics);
     free(job->ready);
     free(job->arrived);
+    free(job->loaded);
     free(job->tile_written);
+    free(job->tile_guessed);
     free(job->slots);
     free(job->data);
     free(job->digests);
@@ -138,6 +154,10 @@ static bool in_order(const struct run_job *job)
 
 void run_job_arrived(struct run_job *job, size_t tile)
 {
+    if (job->resident)
+        job->loaded[tile] = RUN_LOADED;
+    if (job->finishing || !run_job_needs_tile(job, tile))
+        return; /* read ahead: the pass that needs it finds it in its slots */
     job->arrived[tile] = 1;
     if (!in_order(job) || tile == job->next_in_order)
         run_job_push_ready(job, tile);
@@ -154,19 +174,24 @@ void run_job_advance_order(struct run_job *job)
 
 bool run_job_needs_tile(const struct run_job *job, size_t tile)
 {
-    return job->pass == STAT_READY || statistics_needs_tile(job->statistics, tile);
+    return job->pass == STAT_READY ? !job->tile_written[tile] : statistics_needs_tile(job->statistics, tile);
 }
 
-void run_job_begin_pass(struct run_job *job, bool data_is_there)
+bool run_job_writes(const struct run_job *job)
+{
+    return job->pass == STAT_READY || job->pass == STAT_KTH_GUESS;
+}
+
+void run_job_begin_pass(struct run_job *job)
 {
     job->n_pass_done = 0;
     job->next_in_order = 0;
     memset(job->arrived, 0, job->n_tiles);
-    job->next_read = data_is_there ? job->n_tiles : 0;
+    job->next_read = job->next_ahead = 0;
     for (size_t t = 0; t < job->n_tiles; t++) {
         if (!run_job_needs_tile(job, t))
             job->n_pass_done++;
-        else if (data_is_there)
+        else if (job->loaded[t] == RUN_LOADED)
             run_job_arrived(job, t);
     }
 }

@@ -15,10 +15,13 @@ struct backend;
 
 #define RUN_NO_SLOT UINT32_MAX
 
+enum run_loaded { RUN_NOT_LOADED, RUN_LOADING, RUN_LOADED };
+
 struct run_job {
     size_t index;
     const struct plan_job *plan_job;
-    struct merge_op op;            /* PLAN_MERGE                                              */
+    size_t n_members;   /* above 1: a group (group.h) of this and the next jobs, which has one tile and no passes */
+    struct merge_op op; /* PLAN_MERGE                                              */
     struct statistics *statistics; /* NULL: none needed                                       */
     uint64_t statistics_bytes;     /* of its state, at most */
     enum stat_pass pass;           /* STAT_READY: the element-wise pass                       */
@@ -27,6 +30,7 @@ struct run_job {
     size_t n_tiles;
 
     size_t next_read;          /* tile to read next in this pass; n_tiles: none           */
+    size_t next_ahead;         /* resident: tile to read next that only later passes need */
     size_t n_pass_done;        /* tiles that went through this statistics pass            */
     size_t n_finished;         /* tiles whose output is written, taken over, or refused   */
     uint64_t n_slots_reserved; /* resident: slots set aside and not yet taken             */
@@ -34,11 +38,12 @@ struct run_job {
     uint32_t *ready; /* FIFO of tiles waiting for a compute thread, a ring      */
     size_t ready_first, n_ready;
     unsigned char *arrived; /* in-order passes: the tile's data is there               */
+    unsigned char *loaded;  /* resident: enum run_loaded of each tile                  */
     size_t next_in_order;
 
     uint32_t *slots;           /* [n_tiles][n_sources] or RUN_NO_SLOT                     */
-    const void **data;         /* [n_tiles][n_sources] where in the slot the bytes begin  */
-    struct hash128 *digests;   /* [n_pieces]                                              */
+    const void **data;         /* [n_tiles][n_sources] where in the slot the bytes begin; group: [n_members][...] */
+    struct hash128 *digests;   /* [n_pieces]; group: [n_members]                          */
     unsigned char *piece_done; /* [n_pieces] taken over from an earlier run; NULL: none   */
     struct merge_report report;
     bool refused; /* a tile's values were refused; nothing of it was written */
@@ -46,13 +51,15 @@ struct run_job {
     struct backend *owner;         /* who computes it; NULL: nobody yet                       */
     void *tensor;                  /* the owner's state of it                                 */
     unsigned char *tile_written;   /* [n_tiles]                                               */
+    unsigned char *tile_guessed;   /* [n_tiles] written by a guess that may not stand         */
     unsigned n_reading, n_writing; /* tiles that readers and writers are at                   */
     bool restarting;               /* its device was lost: waits for those to be 0            */
 
     struct run_job *next; /* in the list of active jobs, oldest first                */
 };
 
-/* Without statistics state when the operation needs none. NULL on failure, with err filled. */
+/* A job, or the group that begins with it. Without statistics state when the operation needs none. NULL on failure, with
+ * err filled. */
 struct run_job *run_job_new(const struct plan *plan, size_t index, struct resume *resume, struct wm_error *err);
 void run_job_free(struct run_job *job);
 /* From the first pass again, keeping what is written. Nothing of it may be in anybody's hands, its slots are released. */
@@ -60,9 +67,10 @@ bool run_job_restart(struct run_job *job, const struct plan *plan, struct wm_err
 
 void run_job_push_ready(struct run_job *job, size_t tile);
 size_t run_job_pop_ready(struct run_job *job);
-/* Begins the job's current pass: nothing read, or for a resident job everything ready. Tiles that the pass does not need
- * count as done. */
-void run_job_begin_pass(struct run_job *job, bool data_is_there);
+/* Begins the job's current pass: tiles that are in their slots are ready. Tiles that the pass does not need count as done. */
+void run_job_begin_pass(struct run_job *job);
+/* Does the current pass have an output? */
+bool run_job_writes(const struct run_job *job);
 bool run_job_needs_tile(const struct run_job *job, size_t tile); /* in the current pass */
 /* The tile's data has arrived: makes it ready, or remembers it where tiles must go in order. */
 void run_job_arrived(struct run_job *job, size_t tile);

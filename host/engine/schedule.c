@@ -8,6 +8,8 @@
 #include "base/text.h"
 #include "engine/backend.h"
 
+#include <string.h>
+
 #define MAX_ACTIVE_JOBS 64 /* enough that thousands of tiny tensors keep every thread busy */
 
 static void wake_everybody(struct pipeline *p)
@@ -39,10 +41,19 @@ void schedule_release_slots(struct pipeline *p, struct run_job *job, size_t tile
     pthread_cond_signal(&p->can_read);
 }
 
-static void refusal(struct pipeline *p, const struct run_job *job, struct wm_error *err)
+bool schedule_is_refused(const struct pipeline *p, const struct merge_report *r)
 {
-    const struct plan_job *pj = job->plan_job;
-    const struct merge_report *r = &job->report;
+    uint64_t n_bad_in = 0;
+
+    for (int s = 0; s < TILE_MAX_INPUTS; s++)
+        n_bad_in += r->n_bad_in[s];
+    return (n_bad_in && p->args->options->nonfinite == WM_POLICY_ERROR) ||
+           (r->n_bad_out && p->args->options->overflow == WM_POLICY_ERROR);
+}
+
+void schedule_refusal(const struct pipeline *p, const struct plan_job *pj, const struct merge_report *r,
+                      struct wm_error *err)
+{
     char name[300];
 
     text_display(name, sizeof name, pj->name);
@@ -69,8 +80,11 @@ static void complete_job(struct pipeline *p, struct run_job *job)
 
     if (job->refused) {
         struct wm_error err = WM_ERROR_INIT;
-        refusal(p, job, &err);
+        schedule_refusal(p, job->plan_job, &job->report, &err);
         schedule_fail(p, &err);
+    } else if (job->n_members > 1) {
+        memcpy(p->args->job_hashes + job->index, job->digests, job->n_members * sizeof *job->digests);
+        p->tensors_done += job->n_members;
     } else {
         p->args->job_hashes[job->index] = hash_tree(job->digests, resume_n_pieces(job->plan_job->n_elems));
         p->tensors_done++;
@@ -138,25 +152,43 @@ static bool admit(struct pipeline *p)
     else
         p->jobs = job;
     p->last_job = job;
-    p->next_job++;
+    p->next_job += job->n_members;
     p->n_active++;
     p->statistics_bytes += job->statistics_bytes;
-    run_job_begin_pass(job, false);
+    run_job_begin_pass(job);
     if (!job->n_tiles)
         complete_job(p, job);
     return true;
 }
 
-/* Tiles of a streamed job that need no reading: those the statistics pass does not look at, and in the element-wise pass
- * those finished by an earlier run. */
+/* Passes over tiles that need no reading: those in their slots, those the statistics pass does not look at, and in the
+ * element-wise pass those finished by an earlier run. */
 static void skip_tiles(struct pipeline *p, struct run_job *job)
 {
     for (; job->next_read < job->n_tiles; job->next_read++) {
-        if (job->pass == STAT_READY && run_job_tile_is_done(job, job->next_read, p->plan->memory.tile_elems))
+        size_t t = job->next_read;
+        if (job->loaded[t] != RUN_NOT_LOADED)
+            continue;
+        if (job->pass == STAT_READY && !job->tile_written[t] &&
+            run_job_tile_is_done(job, t, p->plan->memory.tile_elems))
             job->n_finished++;
-        else if (run_job_needs_tile(job, job->next_read))
+        else if (run_job_needs_tile(job, t))
             return;
     }
+}
+
+/* The tile that a reader should read next, or n_tiles. A resident job's slots are set aside, so while a pass looks at a
+ * few tiles the others are read for the next one. */
+static size_t next_tile(struct pipeline *p, struct run_job *job)
+{
+    skip_tiles(p, job);
+    if (job->next_read < job->n_tiles)
+        return job->next_read++;
+    if (!job->resident || job->pass == STAT_READY)
+        return job->n_tiles;
+    while (job->next_ahead < job->n_tiles && job->loaded[job->next_ahead] != RUN_NOT_LOADED)
+        job->next_ahead++;
+    return job->next_ahead;
 }
 
 bool schedule_take_read(struct pipeline *p, struct run_job **out, size_t *tile)
@@ -167,10 +199,10 @@ again:
     for (job = p->jobs; job; job = next) {
         uint64_t n_sources = (uint64_t)job->plan_job->n_sources;
         next = job->next;
-        if (job->finishing || job->next_read == job->n_tiles)
+        if (job->finishing || (job->next_read == job->n_tiles && job->next_ahead == job->n_tiles))
             continue;
-        skip_tiles(p, job);
-        if (job->next_read == job->n_tiles) {
+        *tile = next_tile(p, job);
+        if (*tile == job->n_tiles) {
             if (job->n_finished == job->n_tiles)
                 complete_job(p, job);
             continue;
@@ -179,10 +211,12 @@ again:
             job->n_slots_reserved -= n_sources;
             p->n_reserved -= n_sources;
         } else if (p->n_free_slots - p->n_reserved < n_sources) {
-            return false; /* the oldest first: later jobs must not take what this one waits for */
+            job->next_read = *tile; /* asked again when there are slots */
+            return false;           /* the oldest first: later jobs must not take what this one waits for */
         }
         *out = job;
-        *tile = job->next_read++;
+        if (job->resident)
+            job->loaded[*tile] = RUN_LOADING;
         job->n_reading++;
         for (uint64_t s = 0; s < n_sources; s++)
             job->slots[*tile * n_sources + s] = p->free_slots[--p->n_free_slots];
@@ -197,11 +231,11 @@ bool schedule_take_compute(struct pipeline *p, const struct backend *backend, st
                            uint32_t *out_slot)
 {
     for (struct run_job *job = p->jobs; job; job = job->next) {
-        if (!job->n_ready || (job->owner && job->owner != backend) || (job->pass == STAT_READY && !p->n_free_out_slots))
+        if (!job->n_ready || (job->owner && job->owner != backend) || (run_job_writes(job) && !p->n_free_out_slots))
             continue;
         *out = job;
         *tile = run_job_pop_ready(job);
-        *out_slot = job->pass == STAT_READY ? p->free_out_slots[--p->n_free_out_slots] : RUN_NO_SLOT;
+        *out_slot = run_job_writes(job) ? p->free_out_slots[--p->n_free_out_slots] : RUN_NO_SLOT;
         return true;
     }
     return false;
@@ -224,13 +258,42 @@ void schedule_wake_compute(struct pipeline *p, const struct run_job *job)
         pthread_cond_signal(&p->can_compute);
 }
 
+/* The guess has been judged. Tiles that were written with it and stand are finished, and the journal may say so. */
+static void keep_what_stands(struct pipeline *p, struct run_job *job)
+{
+    const uint64_t tile_elems = p->plan->memory.tile_elems;
+    struct wm_error err = WM_ERROR_INIT;
+
+    job->finishing = true;
+    while (job->n_writing && !p->stop)
+        pthread_cond_wait(&p->can_compute, &p->lock);
+    job->finishing = false;
+    for (size_t t = 0; t < job->n_tiles && !p->stop; t++) {
+        uint64_t first = t * tile_elems, left = job->plan_job->n_elems - first;
+        struct journal_record record = {job->index, first, left < tile_elems ? left : tile_elems, {0, 0}};
+        if (!job->tile_guessed[t] || !statistics_tile_stands(job->statistics, t))
+            continue;
+        record.hash = hash_tree(job->digests + first / TILE_CHUNK_ELEMS, resume_n_pieces(record.n_elems));
+        if (journal_append(p->args->journal, &record, 1, &err) != WM_OK)
+            schedule_fail(p, &err);
+        job->tile_written[t] = 1;
+        job->n_finished++;
+        schedule_release_slots(p, job, t);
+    }
+}
+
 void schedule_begin_pass(struct pipeline *p, struct run_job *job, enum stat_pass next)
 {
     job->pass = next;
-    run_job_begin_pass(job, job->resident);
-    if (!job->resident)
-        pthread_cond_signal(&p->can_read);
-    else if (job->n_ready > 1) /* the caller is about to take one itself */
+    if (next == STAT_READY && job->statistics)
+        keep_what_stands(p, job);
+    if (job->n_finished == job->n_tiles) {
+        complete_job(p, job);
+        return;
+    }
+    run_job_begin_pass(job);
+    pthread_cond_signal(&p->can_read);
+    if (job->n_ready > 1) /* the caller is about to take one itself */
         pthread_cond_broadcast(&p->can_compute);
 }
 
@@ -312,7 +375,7 @@ static void restart(struct pipeline *p, struct run_job *job)
     job->resident = false; /* its slots may be somebody else's by now */
     if (job->statistics)
         statistics_avoid_repeats(job->statistics);
-    run_job_begin_pass(job, false);
+    run_job_begin_pass(job);
     pthread_cond_broadcast(&p->can_read);
 }
 

@@ -19,6 +19,7 @@ struct write_task {
     uint32_t out_slot;
     uint64_t n_elems;
     struct hash128 hash;
+    bool is_guess; /* stays out of the journal until the guess is judged */
 };
 
 struct pipeline {
@@ -49,6 +50,10 @@ struct pipeline {
 
 /* Every function below is called with the lock held. */
 
+/* Values that the options do not let pass, and the error that says so. Without the lock, too. */
+bool schedule_is_refused(const struct pipeline *p, const struct merge_report *r);
+void schedule_refusal(const struct pipeline *p, const struct plan_job *pj, const struct merge_report *r,
+                      struct wm_error *err);
 /* Records the first error and wakes everybody up to stop. */
 void schedule_fail(struct pipeline *p, const struct wm_error *err);
 /* A tile to read, its slots taken; false: wait on can_read (or everything is admitted and done). */

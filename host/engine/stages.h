@@ -18,6 +18,9 @@ struct executor {
 };
 
 void *reader_thread(void *pipeline);
+/* The open file of a source. Without the lock. */
+enum wm_status reader_source(struct pipeline *p, const struct plan_source *src, struct source **source,
+                             struct wm_error *err);
 void *compute_thread(void *executor);
 void *writer_thread(void *pipeline);
 

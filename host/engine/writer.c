@@ -1,7 +1,10 @@
 /* writer.c: writer threads: tiles from output slots into shards and the journal. See stages.h. Knows no arithmetic. */
+#include "engine/group.h"
 #include "engine/stages.h"
 
 #include "base/dtype.h"
+
+#include <stdlib.h>
 
 /* Where a tile's output lies: in its slot at the offset that it has in its page of the file. */
 unsigned char *writer_out_bytes(const struct pipeline *p, const struct plan_job *pj, size_t tile, uint32_t out_slot)
@@ -35,32 +38,59 @@ out:
     return st;
 }
 
+/* What is written now belongs to the output for good. */
+static enum wm_status record(struct pipeline *p, const struct write_task *task, struct wm_error *err)
+{
+    const struct run_job *job = task->job;
+    struct journal_record one = {job->index, task->tile * p->plan->memory.tile_elems, task->n_elems, task->hash};
+    struct journal_record *records = &one;
+    enum wm_status st;
+
+    if (job->n_members > 1) {
+        records = malloc(job->n_members * sizeof *records);
+        if (!records)
+            return error_no_memory(err, "writing small tensors");
+        for (size_t m = 0; m < job->n_members; m++)
+            records[m] = (struct journal_record){job->index + m, 0, job->plan_job[m].n_elems, job->digests[m]};
+    }
+    st = journal_append(p->args->journal, records, job->n_members, err);
+    if (records != &one)
+        free(records);
+    return st;
+}
+
 void writer_write(struct pipeline *p, const struct write_task *task)
 {
     const struct plan_job *pj = task->job->plan_job;
     uint64_t bits = dtype_bits(pj->dtype), first = task->tile * p->plan->memory.tile_elems;
-    struct journal_record record = {task->job->index, first, task->n_elems, task->hash};
+    uint64_t n_bytes = task->job->n_members > 1 ? group_out_bytes(task->job) : task->n_elems * bits / 8;
     struct wm_error err = WM_ERROR_INIT;
     enum wm_status st;
     double began;
 
     pthread_mutex_unlock(&p->lock);
     began = file_now_seconds();
-    st = write_bytes(p, pj->shard, writer_out_bytes(p, pj, task->tile, task->out_slot),
-                     (size_t)(task->n_elems * bits / 8), pj->begin + first * bits / 8, &err);
+    st = write_bytes(p, pj->shard, writer_out_bytes(p, pj, task->tile, task->out_slot), (size_t)n_bytes,
+                     pj->begin + first * bits / 8, &err);
     began = file_now_seconds() - began;
     pthread_mutex_lock(&p->lock);
     p->write_busy += began;
-    if (st == WM_OK)
-        st = journal_append(p->args->journal, &record, &err);
+    if (st == WM_OK && !task->is_guess)
+        st = record(p, task, &err);
     if (st != WM_OK) {
         schedule_fail(p, &err);
         return;
     }
-    p->bytes_written += task->n_elems * bits / 8;
+    if (task->is_guess || !task->job->tile_guessed[task->tile]) /* the second time is no progress */
+        p->bytes_written += n_bytes;
     p->shard = p->plan->shards[pj->shard].name;
     schedule_release_out_slot(p, task->out_slot);
     task->job->n_writing--;
+    if (task->is_guess) {
+        if (task->job->finishing && !task->job->n_writing)
+            pthread_cond_broadcast(&p->can_compute); /* somebody waits for exactly this */
+        return;
+    }
     schedule_tile_finished(p, task->job, task->tile, true);
 }
 

@@ -80,6 +80,9 @@ const char *measure_pass_name(enum stat_pass pass)
 {
     switch (pass) {
     case STAT_GRAM: return "gram";
+    case STAT_KTH_WHOLE: return "kth whole";
+    case STAT_KTH_SAMPLE: return "kth sample";
+    case STAT_KTH_GUESS: return "kth guess";
     case STAT_KTH_COARSE: return "kth coarse";
     case STAT_KTH_FINE: return "kth fine";
     case STAT_KTH_TIES: return "kth ties";
@@ -98,6 +101,9 @@ double measure_operations(const struct merge_op *op, enum stat_pass pass)
 
     switch (pass) {
     case STAT_GRAM: return delta + n * (n + 1.0); /* a product and a sum a pair */
+    case STAT_KTH_WHOLE:
+    case STAT_KTH_SAMPLE:
+    case STAT_KTH_GUESS:
     case STAT_KTH_COARSE:
     case STAT_KTH_FINE:
     case STAT_KTH_TIES:

@@ -143,6 +143,7 @@ static enum wm_status cold_sample(struct session *s, const struct measure_case *
             st = error_no_memory(err, "measuring kernels");
             goto out;
         }
+        pass = statistics_pass(statistics);
     }
     while (pass != STAT_READY) {
         double began, in_kernels = 0, after = 0;
@@ -190,6 +191,7 @@ static enum wm_status batch(struct session *s, const struct measure_case *c, uin
         st = error_no_memory(err, "measuring kernels");
         goto out;
     }
+    pass = statistics ? statistics_pass(statistics) : STAT_READY;
     while (pass != STAT_READY) {
         TRY(device->pass(s->device, &op, statistics, &seconds, &after, err));
         pass = statistics_finish_pass(statistics, &op);

@@ -122,6 +122,9 @@ enum wm_status plan_job_op(const struct plan *plan, const struct plan_job *job, 
                            struct wm_error *err);
 /* Statistics passes read a job's inputs again unless all its tiles fit into the ring at once. */
 bool plan_job_is_resident(const struct plan *plan, const struct plan_job *job);
+/* Is it worth a guess (DESIGN section 3)? Where all sources have 16 bits, deltas are small multiples of an ulp and one value
+ * holds much of a tensor; elsewhere nearly every tile would be computed twice. */
+bool plan_job_speculates(const struct plan *plan, const struct plan_job *job, const struct merge_op *op);
 uint64_t plan_source_bytes(const struct plan_job *job, int source); /* that the job reads of one source */
 /* Which checkpoint the recipe's model i is, in messages: the reference text. */
 const char *plan_model_name(const struct plan *plan, int model);

@@ -85,6 +85,14 @@ bool plan_job_is_resident(const struct plan *plan, const struct plan_job *job)
     return slots_of(plan, job) <= plan->memory.n_slots;
 }
 
+bool plan_job_speculates(const struct plan *plan, const struct plan_job *job, const struct merge_op *op)
+{
+    for (int s = 0; s < job->n_sources; s++)
+        if (dtype_bits(job->sources[s].tensor->dtype) != 16)
+            return false;
+    return statistics_can_speculate(op, plan->memory.tile_elems);
+}
+
 /* Passes over the data before the element-wise one, at most: the exact k-th magnitude needs three, sums one. */
 static uint64_t extra_passes(const struct merge_op *op)
 {
@@ -192,6 +200,8 @@ enum wm_status plan_build_memory(struct plan_build *b, struct wm_error *err)
         const struct plan_job *job = &plan->jobs[j];
         if (plan_job_is_resident(plan, job) || !has_statistics(plan, job, &op))
             continue;
+        if (plan_job_speculates(plan, job, &op))
+            continue; /* a few tiles more, if the guess is good; three passes more if it is bad, which is rare */
         for (int s = 0; s < job->n_sources; s++)
             plan->bytes_to_read += extra_passes(&op) * plan_source_bytes(job, s);
     }

@@ -12,7 +12,7 @@
 
 #define VARIANT(name)                                                                                                  \
     {                                                                                                                  \
-#name, statistics_tile_##name, combine_tile_##name, convert_tile_##name                                        \
+#name, statistics_tile_##name, combine_tile_##name, guess_tile_##name, convert_tile_##name                     \
     }
 /* Best first. */
 static const struct cpu_kernels variants[] = {
@@ -85,6 +85,12 @@ void cpu_combine_tile(const struct merge_op *op, const struct statistics *s, con
 {
     (void)s; /* everything the CPU needs is in op */
     kernels()->combine_tile(op, tile, scratch, report);
+}
+
+void cpu_guess_tile(const struct merge_op *op, struct statistics *s, const struct merge_tile *tile,
+                    struct cpu_scratch *scratch, struct merge_report *report)
+{
+    kernels()->guess_tile(op, s, tile, scratch, report);
 }
 
 void cpu_convert_tile(const void *in, enum wm_dtype in_dtype, void *out, enum wm_dtype out_dtype, size_t n_elems)

@@ -18,6 +18,8 @@ struct cpu_kernels {
                             struct cpu_scratch *scratch);
     void (*combine_tile)(const struct merge_op *op, const struct merge_tile *tile, struct cpu_scratch *scratch,
                          struct merge_report *report);
+    void (*guess_tile)(const struct merge_op *op, struct statistics *s, const struct merge_tile *tile,
+                       struct cpu_scratch *scratch, struct merge_report *report);
     void (*convert_tile)(const void *in, enum wm_dtype in_dtype, void *out, enum wm_dtype out_dtype, size_t n);
 };
 
@@ -26,6 +28,8 @@ struct cpu_kernels {
                                struct cpu_scratch *scratch);                                                           \
     void combine_tile_##isa(const struct merge_op *op, const struct merge_tile *tile, struct cpu_scratch *scratch,     \
                             struct merge_report *report);                                                              \
+    void guess_tile_##isa(const struct merge_op *op, struct statistics *s, const struct merge_tile *tile,              \
+                          struct cpu_scratch *scratch, struct merge_report *report);                                   \
     void convert_tile_##isa(const void *in, enum wm_dtype in_dtype, void *out, enum wm_dtype out_dtype, size_t n);
 CPU_DECLARE_VARIANT(portable)
 CPU_DECLARE_VARIANT(avx2)

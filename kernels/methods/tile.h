@@ -41,6 +41,9 @@ void merge_report_add(struct merge_report *sum, const struct merge_report *tile)
 /* The passes that may come before the element-wise one. After each, statistics_finish_pass names the next. */
 enum stat_pass {
     STAT_GRAM,       /* dot products of inputs or deltas, per chunk (or per vector: tiles in order)            */
+    STAT_KTH_WHOLE,  /* small tensors of one tile: threshold and tie index at once                             */
+    STAT_KTH_SAMPLE, /* a few tiles: magnitudes from which threshold and tie index are guessed                 */
+    STAT_KTH_GUESS,  /* the element-wise pass with the guess; per tile, magnitudes above and equal to it       */
     STAT_KTH_COARSE, /* histogram of the upper 16 of the 31 magnitude bits of |delta|; may come twice          */
     STAT_KTH_FINE,   /* within the chosen bin: histogram of the lower 15 bits, and per tile the values met     */
     STAT_KTH_TIES,   /* elements equal to the threshold, per tile (only when FINE could not hold the list)     */
@@ -61,6 +64,12 @@ void statistics_free(struct statistics *s);
 enum stat_pass statistics_pass(const struct statistics *s);
 /* True when the current pass must see its tiles one after another in index order (vector Gram sums). */
 bool statistics_in_order(const struct statistics *s);
+/* Can SAMPLE and GUESS come before COARSE, so that most tiles are read once? Before the first pass, `statistics_speculate`
+ * asks for it where they can. */
+bool statistics_can_speculate(const struct merge_op *op, uint64_t tile_elems);
+void statistics_speculate(struct statistics *s);
+/* After STAT_READY: what GUESS computed for this tile is what the element-wise pass would compute now. */
+bool statistics_tile_stands(const struct statistics *s, size_t tile_index);
 /* Says before the first pass that reading all tiles again is dear (they do not stay in memory). Otherwise COARSE may
  * bet on a sample and be named again by statistics_finish_pass when the bet is lost. Same results either way. */
 void statistics_avoid_repeats(struct statistics *s);
@@ -78,12 +87,16 @@ struct cpu_scratch *cpu_scratch_new(void);
 void cpu_scratch_free(struct cpu_scratch *scratch);
 uint64_t cpu_scratch_bytes(void);
 
-/* Different tiles may run at once on different threads (with statistics_in_order: one at a time, in order). */
+/* Different tiles may run at once on different threads (with statistics_in_order: one at a time, in order). Not for
+ * STAT_KTH_GUESS. */
 void cpu_statistics_tile(const struct merge_op *op, struct statistics *s, const struct merge_tile *tile,
                          struct cpu_scratch *scratch);
 /* s may be NULL for operations without statistics. Adds to *report. */
 void cpu_combine_tile(const struct merge_op *op, const struct statistics *s, const struct merge_tile *tile,
                       struct cpu_scratch *scratch, struct merge_report *report);
+/* STAT_KTH_GUESS: statistics and the element-wise pass of one tile in one walk over it. */
+void cpu_guess_tile(const struct merge_op *op, struct statistics *s, const struct merge_tile *tile,
+                    struct cpu_scratch *scratch, struct merge_report *report);
 /* Instruction set in use: "avx512", "avx2", "portable". cpu_isa_force (NULL: automatic) is for tests and benches;
  * false if this machine lacks it. */
 const char *cpu_isa(void);

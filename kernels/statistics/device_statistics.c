@@ -28,6 +28,9 @@ uint64_t device_pass_bytes(const struct merge_op *op, const struct statistics *s
     case STAT_KTH_TIES: return count_active(s) * s->n_tiles * sizeof(uint32_t);
     case STAT_KTH_CUT: return count_active(s) * (sizeof(uint64_t) + device_chunks(s->tile_elems) * sizeof(uint32_t));
     case STAT_L1: return (uint64_t)s->n_l1 * 2 * s->n_chunks * sizeof(double);
+    case STAT_KTH_WHOLE:
+    case STAT_KTH_SAMPLE:
+    case STAT_KTH_GUESS:
     case STAT_READY: break;
     }
     return 0;
@@ -47,6 +50,9 @@ cudaError_t device_pass_launch(const struct merge_op *op, const struct statistic
     case STAT_KTH_FINE:
     case STAT_KTH_TIES:
     case STAT_KTH_CUT: return device_kth_launch(s, tile, results, stream);
+    case STAT_KTH_WHOLE:
+    case STAT_KTH_SAMPLE:
+    case STAT_KTH_GUESS:
     case STAT_READY: break;
     }
     return cudaErrorInvalidValue;

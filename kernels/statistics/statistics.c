@@ -11,8 +11,14 @@
  * looks into that tile alone for its index. A COARSE pass may count a bracket of bins only (select_kth_cpu.c); if the
  * wanted rank turns out to be outside, the pass is repeated over all bins. With a bracket, the commonest values in it
  * (atoms) are counted by themselves; if the wanted element is one of them, FINE is not needed.
+ *
+ * Tensors of one small tile have their own pass (WHOLE), and where reading twice is dear SAMPLE and GUESS come first:
+ * the sample names threshold and tie index, the element-wise pass runs with them while two counts per tile say whether
+ * the threshold is right, and CUT finds the true tie index. Only tiles in which an equal element lies between the two tie
+ * indexes are computed again; if the threshold was wrong, the plain passes follow and everything is.
  */
 #include "statistics/statistics.h"
+#include "statistics/select_values.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -57,6 +63,12 @@ enum stat_pass statistics_first_pass(const struct merge_op *op)
     return op->needs_gram ? STAT_GRAM : pass_after_gram(op);
 }
 
+/* Small enough for everything about its magnitudes to be found at once. */
+static bool is_whole(const struct merge_op *op, uint64_t tile_elems)
+{
+    return op->n_elems <= KTH_WHOLE_ELEMS && op->n_elems <= tile_elems;
+}
+
 /* ---- memory ------------------------------------------------------------------------------------------------- */
 
 static uint64_t ceil_div(uint64_t n, uint64_t by)
@@ -70,8 +82,9 @@ uint64_t statistics_max_bytes(const struct merge_op *op, uint64_t tile_elems)
     uint64_t bytes = sizeof(struct statistics);
     if (op->n_elems == 0)
         return bytes;
-    bytes += (uint64_t)count_top(op) *
-             (sizeof(struct kth) + KTH_COARSE_BINS * sizeof(uint64_t) + n_tiles * sizeof(struct kth_tile));
+    bytes += (uint64_t)count_top(op) * sizeof(struct kth);
+    if (!is_whole(op, tile_elems))
+        bytes += (uint64_t)count_top(op) * (KTH_COARSE_BINS * sizeof(uint64_t) + n_tiles * sizeof(struct kth_tile));
     bytes += (uint64_t)count_l1(op) * 2 * n_chunks * sizeof(double);
     if (op->needs_gram) {
         uint64_t n_pairs = (uint64_t)count_pairs(op), n_models = (uint64_t)op->n_models;
@@ -96,8 +109,10 @@ static bool allocate_kth(struct statistics *s, const struct merge_op *op)
             continue;
         struct kth *kth = &s->kth[next++];
         kth->model = m;
-        kth->pass = STAT_KTH_COARSE;
         kth->rank = op->models[m].k;
+        kth->pass = is_whole(op, s->tile_elems) ? STAT_KTH_WHOLE : STAT_KTH_COARSE;
+        if (kth->pass == STAT_KTH_WHOLE)
+            continue;
         kth->counting = op->n_elems >= KTH_BRACKET_ELEMS ? KTH_UNDECIDED : KTH_ALL_BINS;
         kth->histogram = calloc(KTH_COARSE_BINS, sizeof *kth->histogram);
         kth->tiles = calloc(s->n_tiles, sizeof *kth->tiles);
@@ -129,15 +144,17 @@ struct statistics *statistics_new(const struct merge_op *op, uint64_t tile_elems
         free(s);
         return NULL;
     }
-    s->pass = statistics_first_pass(op);
     s->n_elems = op->n_elems;
     s->tile_elems = tile_elems;
     s->n_tiles = (size_t)ceil_div(op->n_elems, tile_elems);
     s->n_chunks = (size_t)ceil_div(op->n_elems, TILE_CHUNK_ELEMS);
     s->n_models = op->n_models;
     s->n_pairs = count_pairs(op);
+    s->pass = statistics_first_pass(op);
     if (s->pass == STAT_READY)
         return s;
+    if (s->pass == STAT_KTH_COARSE && is_whole(op, tile_elems))
+        s->pass = STAT_KTH_WHOLE;
     s->n_kth = count_top(op);
     for (int m = 0; m < op->n_models; m++)
         if (needs_l1(op, m))
@@ -185,6 +202,43 @@ void statistics_avoid_repeats(struct statistics *s)
             s->kth[i].counting = KTH_ALL_BINS;
 }
 
+/* Not with the L1 scale, on which every value depends, nor with weights that are still to come from a Gram matrix. */
+bool statistics_can_speculate(const struct merge_op *op, uint64_t tile_elems)
+{
+    return statistics_first_pass(op) == STAT_KTH_COARSE && count_l1(op) == 0 &&
+           ceil_div(op->n_elems, tile_elems) >= (uint64_t)2 * KTH_SAMPLE_TILES;
+}
+
+void statistics_speculate(struct statistics *s)
+{
+    s->pass = STAT_KTH_SAMPLE;
+    for (int i = 0; i < s->n_kth; i++)
+        s->kth[i].pass = STAT_KTH_SAMPLE;
+}
+
+bool statistics_tile_stands(const struct statistics *s, size_t tile_index)
+{
+    uint64_t first = tile_index * s->tile_elems;
+    uint64_t end = s->n_elems - first < s->tile_elems ? s->n_elems : first + s->tile_elems;
+    if (!s->guessed || s->pass != STAT_READY)
+        return false;
+    for (int i = 0; i < s->n_kth; i++) {
+        const struct kth *kth = &s->kth[i];
+        if (kth->threshold != kth->guessed_threshold)
+            return false;
+        /* Equal elements with an index above the one and not above the other tie index were decided wrongly. Where the
+         * threshold is zero it makes no difference: a delta of zero counts for nothing, kept or not. */
+        uint64_t low = kth->cut_element, high = kth->guessed_element;
+        if (low > high) {
+            low = kth->guessed_element;
+            high = kth->cut_element;
+        }
+        if (kth->threshold != 0 && low != high && first <= high && end > low + 1 && kth->tiles[tile_index].n_equal > 0)
+            return false;
+    }
+    return true;
+}
+
 bool statistics_in_order(const struct statistics *s)
 {
     return s->pass == STAT_GRAM && s->gram == NULL;
@@ -194,6 +248,8 @@ bool statistics_needs_tile(const struct statistics *s, size_t tile_index)
 {
     if (s->pass == STAT_READY)
         return false;
+    if (s->pass == STAT_KTH_SAMPLE)
+        return statistics_sample_row(s, tile_index) >= 0;
     if (s->pass != STAT_KTH_CUT)
         return true;
     for (int i = 0; i < s->n_kth; i++)
@@ -324,14 +380,103 @@ static void finish_fine(const struct statistics *s, struct kth *kth)
     found_threshold(s, kth, (kth->coarse_bin << KTH_FINE_BITS) | low, kth->histogram[low]);
 }
 
+/* ---- speculation -------------------------------------------------------------------------------------------- */
+
+/* Where the tie index lies if the tensor's equal elements are spread as the sample's are: `share` of them come before. */
+static uint64_t guess_element(const struct statistics *s, const size_t equal[KTH_SAMPLE_TILES], double share)
+{
+    double wanted = 0.0, region = (double)s->n_elems / KTH_SAMPLE_TILES, element = 0.0;
+    for (int row = 0; row < KTH_SAMPLE_TILES; row++)
+        wanted += share * (double)equal[row];
+    for (int row = 0; row < KTH_SAMPLE_TILES; row++) {
+        double here = (double)equal[row];
+        if (wanted <= here) {
+            element += here > 0.0 ? region * wanted / here : 0.0;
+            break;
+        }
+        wanted -= here;
+        element += region;
+    }
+    return element < (double)s->n_elems - 1.0 ? (uint64_t)element : s->n_elems - 1;
+}
+
+/* A guess is a bet that one value holds much of the tensor, as a bf16 delta's threshold does; with less than this share of
+ * the sample, nearly every tile would have to be computed again. */
+#define GUESS_MIN_SHARE 0.005
+
+/* Guesses one model's threshold and tie index from its sample; false: do not bet on it. Counting per row comes first, as
+ * the selection overwrites the sample. */
+static bool guess(const struct statistics *s, struct kth *kth, uint32_t *values)
+{
+    const uint32_t *sample = kth_sample(kth);
+    size_t n = 0, taken[KTH_SAMPLE_TILES], equal[KTH_SAMPLE_TILES] = {0}, n_greater, n_equal;
+    for (size_t row = 0; row < KTH_SAMPLE_TILES; row++) {
+        taken[row] = kth->tiles[(2 * row + 1) * s->n_tiles / (2 * KTH_SAMPLE_TILES)].n_values;
+        memcpy(values + n, sample + row * KTH_SAMPLE_TILE_ELEMS, taken[row] * sizeof *values);
+        n += taken[row];
+    }
+    double rank = (double)kth->rank / (double)s->n_elems * (double)n;
+    if (n == 0)
+        return false;
+    kth->threshold = select_value(values, n, rank < 1.0 ? 1 : (size_t)rank, &n_greater, &n_equal);
+    for (size_t row = 0; row < KTH_SAMPLE_TILES; row++)
+        for (size_t i = 0; i < taken[row]; i++)
+            equal[row] += sample[row * KTH_SAMPLE_TILE_ELEMS + i] == kth->threshold;
+    kth->guessed_threshold = kth->threshold;
+    kth->guessed_element = guess_element(s, equal, (rank - (double)n_greater) / (double)n_equal);
+    return (double)n_equal >= GUESS_MIN_SHARE * (double)n;
+}
+
+/* All models bet, or none does: a tile has to be computed again if any of them was wrong. */
+static enum stat_pass finish_sample(struct statistics *s, struct merge_op *op)
+{
+    uint32_t *values = malloc((size_t)KTH_SAMPLE_TILES * KTH_SAMPLE_TILE_ELEMS * sizeof *values);
+    bool bets = values != NULL; /* without memory the plain passes do */
+    for (int i = 0; i < s->n_kth; i++) {
+        bets = bets && guess(s, &s->kth[i], values);
+        memset(s->kth[i].histogram, 0, KTH_COARSE_BINS * sizeof *s->kth[i].histogram);
+    }
+    free(values);
+    for (int i = 0; i < s->n_kth; i++) {
+        s->kth[i].pass = bets ? STAT_KTH_GUESS : STAT_KTH_COARSE;
+        op->models[s->kth[i].model].threshold = s->kth[i].guessed_threshold;
+        op->models[s->kth[i].model].tie_index = s->kth[i].guessed_element;
+    }
+    s->guessed = bets;
+    return bets ? STAT_KTH_GUESS : STAT_KTH_COARSE;
+}
+
+/* The tiles' counts say whether the k-th magnitude is the guessed one. */
+static void finish_guess(const struct statistics *s, struct kth *kth)
+{
+    uint64_t n_greater = 0, n_equal = 0;
+    for (size_t tile = 0; tile < s->n_tiles; tile++) {
+        n_greater += kth->tiles[tile].n_greater;
+        n_equal += kth->tiles[tile].n_equal;
+    }
+    if (kth->rank <= n_greater || kth->rank > n_greater + n_equal) {
+        kth->pass = STAT_KTH_COARSE;
+        return;
+    }
+    kth->rank -= n_greater;
+    kth->equal = KTH_EQUAL_COUNTED;
+    found_threshold(s, kth, kth->guessed_threshold, n_equal);
+}
+
 /* Each model moves on by itself; the tensor's next pass is the earliest that any of them needs. */
 static enum stat_pass finish_kth(struct statistics *s, struct merge_op *op)
 {
     enum stat_pass next = STAT_READY;
+    if (s->pass == STAT_KTH_SAMPLE)
+        return finish_sample(s, op);
     for (int i = 0; i < s->n_kth; i++) {
         struct kth *kth = &s->kth[i];
         if (kth->pass == s->pass) {
-            if (s->pass == STAT_KTH_COARSE)
+            if (s->pass == STAT_KTH_WHOLE)
+                kth->pass = STAT_READY;
+            else if (s->pass == STAT_KTH_GUESS)
+                finish_guess(s, kth);
+            else if (s->pass == STAT_KTH_COARSE)
                 finish_coarse(s, kth);
             else if (s->pass == STAT_KTH_FINE)
                 finish_fine(s, kth);
@@ -400,7 +545,12 @@ enum stat_pass statistics_finish_pass(struct statistics *s, struct merge_op *op)
     case STAT_GRAM:
         finish_gram(s, op);
         s->pass = pass_after_gram(op);
+        if (s->pass == STAT_KTH_COARSE && is_whole(op, s->tile_elems))
+            s->pass = STAT_KTH_WHOLE;
         break;
+    case STAT_KTH_WHOLE:
+    case STAT_KTH_SAMPLE:
+    case STAT_KTH_GUESS:
     case STAT_KTH_COARSE:
     case STAT_KTH_FINE:
     case STAT_KTH_TIES:

@@ -22,11 +22,21 @@
 /* Tensors from this size on are worth a sample. */
 #define KTH_BRACKET_ELEMS ((uint64_t)1 << 17)
 
+/* Tensors of one tile and up to this size need no tables: WHOLE. */
+#define KTH_WHOLE_ELEMS 65536
+
+/* SAMPLE takes this many magnitudes of this many tiles, in the memory of the histogram: 131,072 know a rank to 0.14 % of
+ * the elements. A tensor of less than twice as many tiles is not guessed. */
+#define KTH_SAMPLE_TILES      8
+#define KTH_SAMPLE_TILE_ELEMS 16384
+
 /* What one tile knows of one model. */
 struct kth_tile {
     uint32_t atoms[KTH_ATOMS]; /* COARSE with a bracket: elements equal to each atom                             */
-    uint32_t n_equal;          /* TIES: elements equal to the threshold                                          */
-    uint32_t n_values;         /* FINE: distinct magnitudes in the chosen bin; KTH_TILE_VALUES + 1: too many     */
+    uint32_t n_equal;          /* TIES, GUESS: elements equal to the threshold                                   */
+    uint32_t n_greater;        /* GUESS: elements above it                                                       */
+    uint32_t n_values;         /* FINE: distinct magnitudes in the chosen bin; KTH_TILE_VALUES + 1: too many;
+                                  SAMPLE: magnitudes taken                                                       */
     struct {
         uint16_t low_bits;
         uint32_t count;
@@ -54,9 +64,11 @@ struct kth {
     uint32_t coarse_bin;                                /* found by COARSE */
     uint32_t threshold;                                 /* found by FINE, or by COARSE when it is an atom */
     enum { KTH_EQUAL_LISTED, KTH_EQUAL_COUNTED } equal; /* where the tiles' numbers of equal elements are */
-    size_t cut_tile;      /* where the last kept one of the equal elements is, ...                       */
-    uint64_t cut_rank;    /* ... which of that tile's equal elements it is: 1..                          */
-    uint64_t cut_element; /* ... and its index: found by CUT                                             */
+    size_t cut_tile;            /* where the last kept one of the equal elements is, ...                       */
+    uint64_t cut_rank;          /* ... which of that tile's equal elements it is: 1..                          */
+    uint64_t cut_element;       /* ... and its index: found by CUT or WHOLE                                    */
+    uint32_t guessed_threshold; /* GUESS worked with these */
+    uint64_t guessed_element;
 };
 
 /* Dot products of rows or columns, tile after tile. */
@@ -68,6 +80,7 @@ struct vector_gram {
 
 struct statistics {
     enum stat_pass pass;
+    bool guessed; /* a GUESS pass took place */
     uint64_t n_elems, tile_elems;
     size_t n_tiles, n_chunks;
     int n_models, n_pairs;
@@ -83,6 +96,19 @@ struct statistics {
     int l1_models[METHOD_MAX_MODELS];
     double *l1; /* [n_l1][2][n_chunks]: all, kept */
 };
+
+/* SAMPLE: [KTH_SAMPLE_TILES][KTH_SAMPLE_TILE_ELEMS], each row written by its tile. */
+static inline uint32_t *kth_sample(struct kth *kth)
+{
+    return (uint32_t *)kth->histogram;
+}
+
+/* Which row of the sample this tile is, or -1. */
+static inline int statistics_sample_row(const struct statistics *s, size_t tile)
+{
+    size_t row = tile * KTH_SAMPLE_TILES / s->n_tiles;
+    return (2 * row + 1) * s->n_tiles / (2 * KTH_SAMPLE_TILES) == tile ? (int)row : -1;
+}
 
 /* Row of the upper triangle, i <= j, of an n x n matrix. */
 static inline int gram_pair(int i, int j, int n)

@@ -10,11 +10,12 @@
  * measured    AMD EPYC Zen 4, 2 threads, AVX-512, bf16, 2026-11-22, share of memcpy: L1 with masks of 2 models 25 %
  *             (0.67 ns an element), Gram matrix of 2 36 %
  *
- * The passes that look for a k-th magnitude are in select_kth_cpu.c.
+ * The passes that look for a k-th magnitude are in select_kth_cpu.c and select_small_cpu.c.
  */
 #include "common/draw_block.h"
 #include "statistics/delta_block.h"
 #include "statistics/select_kth.h"
+#include "statistics/select_small.h"
 #include "statistics/statistics.h"
 
 #include <string.h>
@@ -207,10 +208,13 @@ void CPU_ISA_NAME(statistics_tile)(const struct merge_op *op, struct statistics 
             sum_tile(op, s, tile, scratch);
         break;
     case STAT_L1: sum_tile(op, s, tile, scratch); break;
+    case STAT_KTH_WHOLE:
+    case STAT_KTH_SAMPLE: CPU_ISA_NAME(select_small_tile)(s, tile, scratch); break;
     case STAT_KTH_COARSE:
     case STAT_KTH_FINE:
     case STAT_KTH_TIES:
     case STAT_KTH_CUT: CPU_ISA_NAME(select_kth_tile)(s, tile, scratch); break;
+    case STAT_KTH_GUESS: /* guess_tile */
     case STAT_READY: break;
     }
 }

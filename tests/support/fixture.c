@@ -134,7 +134,7 @@ static void write_shard(const char *path, const struct fixture_tensor *tensors, 
 void fixture_write_model(const struct fixture *f, const char *model, const struct fixture_tensor *tensors,
                          size_t n_tensors, uint64_t shard_bytes, const char *config_json)
 {
-    char path[512], index[8192];
+    char path[512], index[32768];
     size_t used = 0, first = 0;
     int n_shards = 0;
 

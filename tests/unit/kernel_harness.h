@@ -186,6 +186,8 @@ struct run {
     int n_threads;       /* 0: 1 */
     bool backwards;      /* tiles in descending order where the pass allows it */
     bool avoid_repeats;  /* as for tensors that do not stay in memory */
+    bool speculate;      /* where the operation can; needs an output */
+    size_t n_stood;      /* tiles that were right the first time */
     struct merge_report report;
     int n_passes[STAT_READY];
 };
@@ -222,9 +224,16 @@ UNUSED_OK static void *run_tiles(void *user)
         for (int i = 0; i < merge_op_n_inputs(shared->op); i++)
             tile.in[i] = (const char *)tile.in[i] + tile.first_elem * dtype_width(tile.in_dtype[i]);
         if (!shared->combine) {
-            tile.out = NULL;
-            if (statistics_needs_tile(shared->s, tile.index))
+            bool guesses = statistics_pass(shared->s) == STAT_KTH_GUESS;
+            tile.out = guesses ? (char *)tile.out + tile.first_elem * dtype_width(tile.out_dtype) : NULL;
+            if (guesses)
+                cpu_guess_tile(shared->op, shared->s, &tile, scratch, &report);
+            else if (statistics_needs_tile(shared->s, tile.index))
                 cpu_statistics_tile(shared->op, shared->s, &tile, scratch);
+            continue;
+        }
+        if (shared->s != NULL && statistics_tile_stands(shared->s, tile.index)) {
+            __atomic_fetch_add(&shared->run->n_stood, 1, __ATOMIC_RELAXED);
             continue;
         }
         tile.out = (char *)tile.out + tile.first_elem * dtype_width(tile.out_dtype);
@@ -258,6 +267,7 @@ UNUSED_OK static void run_op(struct merge_op *op, const struct merge_tile *array
     shared.n_tiles = (size_t)((op->n_elems + shared.tile_elems - 1) / shared.tile_elems);
     merge_report_init(&run->report);
     memset(run->n_passes, 0, sizeof run->n_passes);
+    run->n_stood = 0;
     struct statistics *s = NULL;
     if (statistics_first_pass(op) != STAT_READY) {
         s = statistics_new(op, shared.tile_elems);
@@ -265,6 +275,8 @@ UNUSED_OK static void run_op(struct merge_op *op, const struct merge_tile *array
         shared.s = s;
         if (run->avoid_repeats)
             statistics_avoid_repeats(s);
+        if (run->speculate && statistics_can_speculate(op, shared.tile_elems))
+            statistics_speculate(s);
         while (statistics_pass(s) != STAT_READY) {
             run_pass(&shared, statistics_in_order(s) || run->n_threads == 0 ? 1 : run->n_threads);
             enum stat_pass pass = statistics_pass(s);

@@ -25,7 +25,7 @@ static void write_three(const char *dir)
     free(records);
     for (uint64_t i = 0; i < 3; i++) {
         struct journal_record r = {i, i * 16384, 16384, {i, ~i}};
-        assert_int_equal(journal_append(&j, &r, NULL), WM_OK);
+        assert_int_equal(journal_append(&j, &r, 1, NULL), WM_OK);
     }
     journal_close(&j);
 }

@@ -101,13 +101,22 @@ enum kind {
     WIDE,
     SORTED,
     EDGES,
-    LATE
+    LATE,
+    UNLUCKY
 };
 
-static const char *const kind_names[] = {
-    "smooth fp32",        "bf16 deltas",     "coarse bf16 deltas", "all equal", "all zero",
-    "two values",         "many in one bin", "whole range",        "ascending", "edges of bins and atoms",
-    "only the last tenth"};
+static const char *const kind_names[] = {"smooth fp32",
+                                         "bf16 deltas",
+                                         "coarse bf16 deltas",
+                                         "all equal",
+                                         "all zero",
+                                         "two values",
+                                         "many in one bin",
+                                         "whole range",
+                                         "ascending",
+                                         "edges of bins and atoms",
+                                         "only the last tenth",
+                                         "a sample unlike the rest"};
 
 /* Two heavy values, and light ones that are their neighbours or the first and last of a bin (15 low bits). */
 static double edge_value(double u, uint32_t bits)
@@ -118,6 +127,16 @@ static double edge_value(double u, uint32_t bits)
     float value;
     memcpy(&value, &chosen, 4);
     return (double)value;
+}
+
+/* Tiles that a guess is made from (KTH_SAMPLE_TILES, evenly spread), with tiles of 16,384 elements. */
+static bool is_sampled(size_t tile, size_t n)
+{
+    size_t n_tiles = (n + 16383) / 16384;
+    for (size_t row = 0; row < 8; row++)
+        if ((2 * row + 1) * n_tiles / 16 == tile)
+            return true;
+    return false;
 }
 
 /* Deltas of the kind, as base + x of fp32 (or bf16 for the bf16 kinds). */
@@ -142,6 +161,7 @@ static void *new_deltas(enum kind kind, const void *base, enum wm_dtype dtype, s
         case SORTED: value = (double)i * 1e-6; break;
         case EDGES: value = edge_value(u, bits); break;
         case LATE: value = i < n - n / 10 ? 0.0 : normal; break;
+        case UNLUCKY: value = is_sampled(i / 16384, n) ? 0.25 : 0.5 + 0.25 * (double)(bits % 3); break;
         }
         ref_store(x, dtype, i, (float)value);
     }
@@ -165,7 +185,7 @@ static void test_kinds(void **state)
 {
     static const size_t sizes[] = {20003, 140007};
     (void)state;
-    for (int kind = SMOOTH; kind <= LATE; kind++)
+    for (int kind = SMOOTH; kind <= UNLUCKY; kind++)
         for (int s = 0; s < 2; s++) {
             size_t n = sizes[s];
             const uint64_t ks[] = {1, n / 20, n / 2, n - n / 10, n - 1};
@@ -188,7 +208,7 @@ static void test_small_tensors(void **state)
     static const size_t sizes[] = {2, 3, 7, 31, 32, 33, 65, 1025};
     (void)state;
     for (size_t s = 0; s < sizeof sizes / sizeof sizes[0]; s++)
-        for (int kind = SMOOTH; kind <= LATE; kind++) {
+        for (int kind = SMOOTH; kind <= UNLUCKY; kind++) {
             size_t n = sizes[s];
             enum wm_dtype dtype = is_bf16_kind((enum kind)kind) ? WM_BF16 : WM_F32;
             void *base = new_base((enum kind)kind, n);
@@ -281,10 +301,94 @@ static void test_passes(void **state)
     }
 }
 
+/* ---- speculation -------------------------------------------------------------------------------------------- */
+
+/* One model or two through the plain passes and with a guess: thresholds, tie indexes and every output byte are the same. */
+static size_t compare_guess(enum kind kind, int n_models, const uint64_t *k, size_t n, const struct run *way)
+{
+    enum wm_dtype dtype = is_bf16_kind(kind) ? WM_BF16 : WM_F32;
+    void *base = new_base(kind, n), *out[2] = {new_array(n, dtype), new_array(n, dtype)}, *x[2];
+    struct run runs[2] = {{.tile_elems = way->tile_elems}, *way};
+    struct merge_op ops[2];
+    for (int m = 0; m < n_models; m++)
+        x[m] = new_deltas(kind, base, dtype, n, 21 + (uint64_t)m);
+    for (int r = 0; r < 2; r++) {
+        struct merge_tile arrays = {.in = {base}, .in_dtype = {dtype}, .out = out[r], .out_dtype = dtype};
+        ops[r] = (struct merge_op){.method = method_find("ties"),
+                                   .family = MERGE_TASK_VECTOR,
+                                   .has_base = true,
+                                   .n_models = n_models,
+                                   .n_elems = n,
+                                   .n_rows = 1,
+                                   .row_elems = n,
+                                   .consensus = true,
+                                   .normalize = true,
+                                   .lambda = 1,
+                                   .divisor = 1};
+        for (int m = 0; m < n_models; m++) {
+            arrays.in[m + 1] = x[m];
+            arrays.in_dtype[m + 1] = dtype;
+            ops[r].models[m] = (struct merge_model){.weight = 1, .scale = 1, .keep = KEEP_TOP, .k = k[m]};
+        }
+        runs[r].speculate = r == 1;
+        run_op(&ops[r], &arrays, &runs[r]);
+    }
+    for (int m = 0; m < n_models; m++)
+        if (ops[0].models[m].threshold != ops[1].models[m].threshold ||
+            ops[0].models[m].tie_index != ops[1].models[m].tie_index)
+            fail_msg("%s, k %llu, model %d: guess ends with %08x up to %llu, the plain passes with %08x up to %llu",
+                     kind_names[kind], (unsigned long long)k[0], m, ops[1].models[m].threshold,
+                     (unsigned long long)ops[1].models[m].tie_index, ops[0].models[m].threshold,
+                     (unsigned long long)ops[0].models[m].tie_index);
+    assert_same_elements(out[1], out[0], dtype, n, kind_names[kind]);
+    for (int m = 0; m < n_models; m++)
+        free(x[m]);
+    free(out[0]);
+    free(out[1]);
+    free(base);
+    return runs[1].n_stood;
+}
+
+static void test_guesses(void **state)
+{
+    enum { N = 16384 * 17 + 77 };
+    static const struct run ways[N_ISAS < 3 ? 3 : N_ISAS] = {
+        {.tile_elems = 16384, .n_threads = 4, .backwards = true}, {.tile_elems = 16384},
+        {
+            .tile_elems = 16384, .n_threads = 2
+        }
+    };
+    (void)state;
+    for (int isa = 0; isa < N_ISAS; isa++)
+        for (int kind = SMOOTH; kind <= UNLUCKY && cpu_isa_force(all_isas[isa]); kind++) {
+            const uint64_t ks[][2] = {{1, N - 1}, {N / 5, N / 20}, {N - N / 10, N / 3}};
+            for (size_t i = 0; i < sizeof ks / sizeof ks[0]; i++)
+                compare_guess((enum kind)kind, 2, ks[i], N, &ways[isa]);
+            compare_guess((enum kind)kind, 1, ks[1], N, &ways[isa]);
+        }
+    cpu_isa_force(NULL);
+}
+
+/* A good guess leaves little to do, a bad one everything; in a tensor too small for a sample, and where no value holds
+ * much, none is made. */
+static void test_guess_pays(void **state)
+{
+    enum { N = 16384 * 64, SMALL = 16384 * 15 };
+    const uint64_t k = N / 5, small_k = SMALL / 5;
+    const struct run way = {.tile_elems = 16384};
+    (void)state;
+    assert_true(compare_guess(BF16_DELTAS, 1, &k, N, &way) >= 56);
+    assert_int_equal(compare_guess(ALL_ZERO, 1, &k, N, &way), 64);
+    assert_int_equal(compare_guess(UNLUCKY, 1, &k, N, &way), 0);
+    assert_int_equal(compare_guess(SMOOTH, 1, &k, N, &way), 0);
+    assert_int_equal(compare_guess(BF16_DELTAS, 1, &small_k, SMALL, &way), 0);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_kinds), cmocka_unit_test(test_small_tensors),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_kinds),       cmocka_unit_test(test_small_tensors),
                                        cmocka_unit_test(test_many_models), cmocka_unit_test(test_boundaries),
-                                       cmocka_unit_test(test_passes)};
+                                       cmocka_unit_test(test_passes),      cmocka_unit_test(test_guesses),
+                                       cmocka_unit_test(test_guess_pays)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,28 @@
+/*
+ * group.h: small tensors that go through the pipeline together.
+ *
+ * What lives here: which consecutive jobs make a group, and a group's reading and computing. A checkpoint may hold a
+ * hundred thousand tensors of a few KB; each alone would cost a read per input, a write, and several hand-overs between
+ * threads (2026-11-22: 150 us a tensor on 2 cores). A group is read in runs that are contiguous in its inputs, computed
+ * in one call of the backend, and written at once, since its outputs are neighbours in the shard. What it must not know:
+ * scheduling, how backends compute.
+ */
+#ifndef WM_ENGINE_GROUP_H
+#define WM_ENGINE_GROUP_H
+
+#include "engine/stages.h"
+
+/* How many jobs from `first` on, at most `limit`, form a group; 1: that job goes alone. */
+size_t group_count(const struct plan *plan, size_t first, size_t limit, const struct resume *resume);
+/* Of a group's state of statistics, for one member at a time. */
+uint64_t group_statistics_bytes(const struct plan *plan, size_t first, size_t n_members);
+
+/* Reads all members' inputs into the job's slots. Without the lock. */
+enum wm_status group_read(struct pipeline *p, struct run_job *job, uint64_t *n_bytes, struct wm_error *err);
+/* All passes of all members; `out` gets their outputs one after the other, job->digests the hash of each. WM_BAD_DATA when
+ * a member's values are refused: nothing of the group may be written then. Without the lock. */
+enum wm_status group_compute(const struct pipeline *p, struct backend *backend, void *thread, struct run_job *job,
+                             unsigned char *out, struct wm_error *err);
+uint64_t group_out_bytes(const struct run_job *job);
+
+#endif
