@@ -5,26 +5,53 @@
 #   docker/install-deps.sh --dev    also formatter, linters and a second compiler
 #   docker/install-deps.sh --list   names the missing packages and installs nothing
 #
+# For the images (docker/Dockerfile*), each instead of the above:
+#   --build                         what building alone needs
+#   --runtime                       the shared libraries of the installed program; --nccl VERSION adds libnccl2 from
+#                                   NVIDIA's repository, which their images know
+#   --mpi                           mpirun and sshd, which the MPI operator of Kubernetes starts
+#
 # Quiet and without root when nothing is missing.
 set -eu
 
 build="gcc libc6-dev cmake ninja-build pkg-config libcjson-dev libyaml-dev libssl-dev libxxhash-dev"
-tests="g++ libcmocka-dev strace python3 git ca-certificates"
+# nvcc calls g++ as well.
+cxx="g++"
+tests="$cxx libcmocka-dev strace python3 python3-yaml git ca-certificates"
 # python3-venv brings pip: the demo fetches a real checkpoint with it and does without when it cannot.
 demo="python3-venv"
 dev="clang-14 clang-format-14 clang-tidy-14 shellcheck gdb"
+# OpenSSL's library was renamed when time_t grew to 64 bits, after Debian 12.
+# shellcheck source=/dev/null
+case $(. /etc/os-release 2>/dev/null && echo "${ID:-} ${VERSION_ID:-}") in
+"debian 12") ssl=libssl3 ;;
+*) ssl=libssl3t64 ;;
+esac
+runtime="libcjson1 libyaml-0-2 $ssl"
+mpi="openmpi-bin openssh-client openssh-server"
+
+usage() {
+    echo "usage: docker/install-deps.sh [--dev | --build | --runtime [--nccl VERSION] | --mpi] [--list]" >&2
+    exit 2
+}
 
 wanted="$build $tests $demo"
 only_list=false
-for argument in "$@"; do
-    case $argument in
+while [ $# -gt 0 ]; do
+    case $1 in
     --dev) wanted="$wanted $dev" ;;
-    --list) only_list=true ;;
-    *)
-        echo "usage: docker/install-deps.sh [--dev] [--list]" >&2
-        exit 2
+    --build) wanted="$build $cxx" ;;
+    --runtime) wanted=$runtime ;;
+    --nccl)
+        [ -n "${2:-}" ] || usage
+        wanted="$wanted libnccl2=$2"
+        shift
         ;;
+    --mpi) wanted=$mpi ;;
+    --list) only_list=true ;;
+    *) usage ;;
     esac
+    shift
 done
 
 if ! command -v dpkg-query >/dev/null; then
@@ -33,8 +60,11 @@ if ! command -v dpkg-query >/dev/null; then
 fi
 missing=
 for package in $wanted; do
-    status=$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null) || status=
-    [ "$status" = installed ] || missing="$missing $package"
+    status=$(dpkg-query -W -f '${db:Status-Status} ${Version}' "${package%%=*}" 2>/dev/null) || status=
+    case $package in
+    *=*) [ "$status" = "installed ${package#*=}" ] || missing="$missing $package" ;;
+    *) [ "${status%% *}" = installed ] || missing="$missing $package" ;;
+    esac
 done
 missing=${missing# }
 
