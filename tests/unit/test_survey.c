@@ -1,0 +1,567 @@
+/* The survey before a whole-model merge: the same thresholds for any threads, budget and ranks; found once, kept for the
+ * next run, and made again whenever what was kept is not whole or not this merge's. */
+#include "engine/survey.h"
+
+#include "base/file.h"
+#include "support/merge_cases.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+/* ThreadSanitizer looks for races alone, and takes its time: what repeats a merge for other reasons is cut short. */
+#ifdef __SANITIZE_THREAD__
+enum { UNDER_TSAN = 1 };
+#else
+enum { UNDER_TSAN = 0 };
+#endif
+
+static const char recipe[] =
+    "merge_method: ties\nbase_model: '%0'\nparameters: {trim: global, weight: 1, density: 0.2}\n"
+    "models:\n- {model: '%1'}\n- {model: '%2', parameters: {density: 0.61}}\n"
+    "- {model: '%3'}\n";
+
+static struct wm_options quick(void)
+{
+    struct wm_options o = WM_OPTIONS_INIT;
+
+    o.sync = 0;
+    o.n_threads = 2;
+    o.tile_bytes = 64 << 10;
+    return o;
+}
+
+static void begin(struct fixture *f)
+{
+    fixture_init(f);
+    merge_cases_write_models(f);
+    merge_cases_write_config(f, "c.yml", recipe);
+}
+
+/* ---- through the public API ------------------------------------------------------------------------------------- */
+
+/* A number of a JSON text that is written by us. */
+static uint64_t number_in(const char *json, const char *key)
+{
+    char quoted[64];
+    const char *at;
+
+    snprintf(quoted, sizeof quoted, "\"%s\": ", key);
+    at = strstr(json, quoted);
+    assert_non_null(at);
+    return strtoull(at + strlen(quoted), NULL, 10);
+}
+
+struct ran {
+    uint64_t bytes_in, bytes_to_read, bytes_read;
+    int n_passes;
+};
+
+/* `stats` or a merge of c.yml into `out`, and what plan and result say about reading. */
+static enum wm_status run(const struct fixture *f, const char *out, bool only_stats, const struct wm_options *options,
+                          struct ran *ran, struct wm_error *err)
+{
+    struct wm_merge *merge = NULL;
+    enum wm_status st = wm_merge_open(&merge, fixture_path(f, "c.yml"), options, err);
+    char *text = NULL;
+
+    memset(ran, 0, sizeof *ran);
+    if (st == WM_OK)
+        st = wm_merge_plan(merge, fixture_path(f, out), err);
+    if (st == WM_OK)
+        st = wm_merge_describe(merge, 1, &text, err);
+    if (st == WM_OK) {
+        ran->bytes_in = number_in(text, "bytes_in");
+        ran->bytes_to_read = number_in(text, "bytes_to_read");
+        ran->n_passes = (int)number_in(text, "survey_passes");
+        wm_text_free(text);
+        text = NULL;
+        st = only_stats ? wm_merge_stats(merge, 1, &text, err) : wm_merge_run(merge, err);
+    }
+    if (st == WM_OK && !only_stats)
+        st = wm_merge_summary(merge, 1, &text, err);
+    if (st == WM_OK)
+        ran->bytes_read = number_in(text, "bytes_read");
+    wm_text_free(text);
+    wm_merge_free(merge);
+    return st;
+}
+
+static void must_run(const struct fixture *f, const char *out, bool only_stats, const struct wm_options *options,
+                     struct ran *ran)
+{
+    struct wm_error err = WM_ERROR_INIT;
+
+    if (run(f, out, only_stats, options, ran, &err) != WM_OK)
+        fail_msg("%s", err.message);
+}
+
+static void the_survey_is_planned(void **state)
+{
+    static const struct {
+        const char *yaml;
+        int n_passes;
+    } table[] = {
+        {"merge_method: ties\nbase_model: '%0'\nparameters: {weight: 1, density: 0.2}\nmodels:\n- model: '%1'\n", 0},
+        {"merge_method: ties\nbase_model: '%0'\nparameters: {trim: tensor, weight: 1, density: 0.2}\nmodels:\n"
+         "- model: '%1'\n",
+         0},
+        {"merge_method: ties\nbase_model: '%0'\nparameters: {trim: global, weight: 1}\nmodels:\n- model: '%1'\n", 1},
+        {recipe, 3},
+    };
+    struct wm_options o = quick();
+    struct fixture f;
+
+    (void)state;
+    begin(&f);
+    for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
+        struct ran ran;
+        char out[16];
+        snprintf(out, sizeof out, "out%zu", i);
+        merge_cases_write_config(&f, "c.yml", table[i].yaml);
+        must_run(&f, out, false, &o, &ran);
+        assert_int_equal(ran.n_passes, table[i].n_passes);
+        assert_int_equal(ran.bytes_read, ran.bytes_to_read);
+        if (!table[i].n_passes)
+            assert_int_equal(ran.bytes_read, ran.bytes_in);
+        else /* integers are copied: the survey passes them over */
+            assert_true(ran.bytes_read > ran.bytes_in &&
+                        ran.bytes_read < (uint64_t)(1 + table[i].n_passes) * ran.bytes_in);
+    }
+    fixture_release(&f);
+}
+
+static void same_bytes_whatever_the_machine_does(void **state)
+{
+    static const struct {
+        int threads, io;
+        uint64_t tile, memory;
+    } ways[] = {{1, 1, 1 << 20, 0},  {2, 4, 64 << 10, 0},        {8, 8, 64 << 10, 0},
+                {2, 1, 0, 64 << 20}, {8, 2, 64 << 10, 96 << 20}, {1, 8, 64 << 20, (uint64_t)1 << 31}};
+    struct hash128 first = {0, 0};
+    struct fixture f;
+
+    (void)state;
+    begin(&f);
+    for (size_t w = 0; w < sizeof ways / sizeof *ways; w++) {
+        struct wm_options o = quick();
+        struct ran ran;
+        char out[16];
+        o.n_threads = ways[w].threads;
+        o.n_io_threads = ways[w].io;
+        o.tile_bytes = ways[w].tile;
+        o.memory_bytes = ways[w].memory;
+        snprintf(out, sizeof out, "out%zu", w);
+        must_run(&f, out, false, &o, &ran);
+        if (w == 0)
+            first = fixture_digest(&f, out);
+        else if (!hash128_equal(first, fixture_digest(&f, out)))
+            fail_msg("way %zu: other bytes", w);
+    }
+    fixture_release(&f);
+}
+
+/* ---- what is kept ------------------------------------------------------------------------------------------------ */
+
+#define KEPT ".out.warpmerge-partial/" SURVEY_FILE_NAME
+
+static void stats_are_used_by_the_merge(void **state)
+{
+    struct wm_options o = quick();
+    struct ran alone, found, again, merged;
+    struct fixture f;
+
+    (void)state;
+    begin(&f);
+    must_run(&f, "alone", false, &o, &alone);
+    must_run(&f, "out", true, &o, &found);
+    assert_int_equal(found.bytes_read + found.bytes_in, alone.bytes_read);
+    assert_int_not_equal(access(fixture_path(&f, "out"), F_OK), 0);
+    must_run(&f, "out", true, &o, &again);
+    assert_int_equal(again.bytes_read, 0);
+    must_run(&f, "out", false, &o, &merged);
+    assert_int_equal(merged.bytes_read, merged.bytes_in);
+    assert_int_not_equal(access(fixture_path(&f, "out/" SURVEY_FILE_NAME), F_OK), 0);
+    assert_true(hash128_equal(fixture_digest(&f, "alone"), fixture_digest(&f, "out")));
+    /* --restart trusts nothing that lies there. */
+    must_run(&f, "fresh", true, &o, &again);
+    o.restart = 1;
+    must_run(&f, "fresh", false, &o, &merged);
+    assert_int_equal(merged.bytes_read, merged.bytes_to_read);
+    fixture_release(&f);
+}
+
+static void nothing_to_find_is_no_error(void **state)
+{
+    struct wm_options o = quick();
+    struct ran ran;
+    struct fixture f;
+
+    (void)state;
+    begin(&f);
+    merge_cases_write_config(&f, "c.yml", merge_cases_recipes[0]);
+    must_run(&f, "out", true, &o, &ran);
+    assert_int_equal(ran.bytes_read, 0);
+    assert_int_not_equal(access(fixture_path(&f, ".out.warpmerge-partial"), F_OK), 0);
+    fixture_release(&f);
+}
+
+/* Every 7th byte changed, and the file cut: the survey is made again, and the merge is right. */
+static void a_damaged_file_is_not_believed(void **state)
+{
+    struct wm_options o = quick();
+    struct ran ran;
+    struct fixture f;
+    char *good;
+    size_t n_bytes;
+
+    (void)state;
+    begin(&f);
+    must_run(&f, "out", true, &o, &ran);
+    assert_int_equal(file_read_all(fixture_path(&f, KEPT), 1 << 20, &good, &n_bytes, NULL), WM_OK);
+    for (size_t i = 0; i < 2 * n_bytes; i += UNDER_TSAN ? 499 : 7) {
+        size_t n = i < n_bytes ? n_bytes : i - n_bytes;
+        char *bad = malloc(n_bytes);
+        assert_non_null(bad);
+        memcpy(bad, good, n_bytes);
+        if (i < n_bytes)
+            bad[i] = (char)(bad[i] ^ 1);
+        assert_int_equal(file_write_whole(fixture_path(&f, KEPT), bad, n, false, NULL), WM_OK);
+        must_run(&f, "out", true, &o, &ran);
+        if (ran.bytes_read == 0)
+            fail_msg("believed with byte %zu changed, %zu of %zu bytes", i, n, n_bytes);
+        free(bad);
+    }
+    free(good);
+    fixture_release(&f);
+}
+
+static void another_merge_s_file_is_not_believed(void **state)
+{
+    struct wm_options o = quick();
+    struct ran ran;
+    struct fixture f;
+
+    (void)state;
+    begin(&f);
+    must_run(&f, "out", true, &o, &ran);
+    merge_cases_write_config(&f, "c.yml",
+                             "merge_method: ties\nbase_model: '%0'\nparameters: {trim: global, weight: 1, "
+                             "density: 0.3}\nmodels:\n- {model: '%1'}\n- {model: '%2'}\n- {model: '%3'}\n");
+    must_run(&f, "out", false, &o, &ran);
+    assert_int_equal(ran.bytes_read, ran.bytes_to_read);
+    must_run(&f, "fresh", false, &o, &ran);
+    assert_true(hash128_equal(fixture_digest(&f, "fresh"), fixture_digest(&f, "out")));
+    fixture_release(&f);
+}
+
+/* ---- interruptions ----------------------------------------------------------------------------------------------- */
+
+struct stopper {
+    int n_calls, stop_at;
+    int n_surveying;
+};
+
+static int count_calls(void *user, const struct wm_progress *progress)
+{
+    struct stopper *s = user;
+
+    s->n_surveying += strcmp(progress->phase, "surveying") == 0;
+    return ++s->n_calls == s->stop_at;
+}
+
+/* Stopped at every progress call, during the survey, between it and the merge, and after: never a visible output, and the
+ * next run ends with the same bytes. */
+static void stopped_anywhere(void **state)
+{
+    struct stopper s = {0, 0, 0};
+    struct wm_options o = quick();
+    struct hash128 expected;
+    struct fixture f;
+    struct ran ran;
+    int n_calls;
+
+    (void)state;
+    begin(&f);
+    o.on_progress = count_calls;
+    o.user = &s;
+    must_run(&f, "good", false, &o, &ran);
+    expected = fixture_digest(&f, "good");
+    n_calls = s.n_calls;
+    assert_true(s.n_surveying >= 4);
+    for (int stop_at = 1; stop_at <= n_calls; stop_at += UNDER_TSAN ? 3 : 1) {
+        struct wm_error err = WM_ERROR_INIT;
+        char out[16], kept[64];
+        snprintf(out, sizeof out, "out%d", stop_at);
+        snprintf(kept, sizeof kept, ".out%d.warpmerge-partial/" SURVEY_FILE_NAME, stop_at);
+        s = (struct stopper){.stop_at = stop_at};
+        if (run(&f, out, false, &o, &ran, &err) == WM_OK)
+            continue; /* it had fewer calls this time */
+        assert_int_equal(err.status, WM_CANCELLED);
+        assert_int_not_equal(access(fixture_path(&f, out), F_OK), 0);
+        bool was_found = file_exists(fixture_path(&f, kept));
+        s = (struct stopper){.stop_at = 0};
+        must_run(&f, out, false, &o, &ran);
+        if (was_found)
+            assert_true(ran.bytes_read <= ran.bytes_in);
+        assert_true(hash128_equal(expected, fixture_digest(&f, out)));
+    }
+    fixture_release(&f);
+}
+
+static int countdown;
+
+static int fail_nth(enum file_call call, const char *path)
+{
+    (void)path;
+    if (call != FILE_READ && call != FILE_WRITE && call != FILE_RENAME)
+        return 0;
+    return __atomic_fetch_sub(&countdown, 1, __ATOMIC_RELAXED) == 1 ? EIO : 0;
+}
+
+static void every_call_may_fail_once(void **state)
+{
+    struct wm_options o = quick();
+    struct hash128 expected;
+    struct fixture f;
+    struct ran ran;
+    int n_failed = 0;
+
+    (void)state;
+    begin(&f);
+    must_run(&f, "good", false, &o, &ran);
+    expected = fixture_digest(&f, "good");
+    for (int n = 1; n < 400; n += UNDER_TSAN ? 57 : n < 8 ? 1 : 13) {
+        struct wm_error err = WM_ERROR_INIT;
+        char out[16];
+        enum wm_status st;
+        snprintf(out, sizeof out, "out%d", n);
+        __atomic_store_n(&countdown, n, __ATOMIC_RELAXED);
+        file_fault = fail_nth;
+        st = run(&f, out, false, &o, &ran, &err);
+        file_fault = NULL;
+        if (st != WM_OK) {
+            n_failed++;
+            assert_int_equal(err.status, st);
+            assert_true(strlen(err.message) > 20);
+            must_run(&f, out, false, &o, &ran);
+        }
+        assert_true(hash128_equal(expected, fixture_digest(&f, out)));
+    }
+    assert_true(n_failed > (UNDER_TSAN ? 2 : 10));
+    fixture_release(&f);
+}
+
+/* ---- ranks ------------------------------------------------------------------------------------------------------- */
+
+enum { MAX_RANKS = 3, MAX_RANGES = 256 };
+
+struct world {
+    struct fixture f;
+    struct recipe *recipe;
+    struct ckpt *models[4];
+    struct plan *plan;
+};
+
+static void make_plan(struct world *w, const struct wm_options *options)
+{
+    struct ckpt_options ckpt_options = {0};
+    struct wm_error err = WM_ERROR_INIT;
+    struct problems problems;
+
+    begin(&w->f);
+    problems_init(&problems, NULL, NULL, false);
+    assert_int_equal(recipe_open(&w->recipe, fixture_path(&w->f, "c.yml"), &problems, &err), WM_OK);
+    assert_int_equal(w->recipe->n_models, 3);
+    for (int m = 0; m < 4; m++) {
+        const char *path = m < 3 ? w->recipe->models[m].ref.path : w->recipe->base_model.path;
+        assert_int_equal(ckpt_open(&w->models[m], path, NULL, &ckpt_options, &problems, &err), WM_OK);
+    }
+    assert_int_equal(plan_new(&w->plan, w->recipe, w->models, 4, options, &problems, &err), WM_OK);
+}
+
+struct meeting {
+    pthread_barrier_t barrier;
+    pthread_mutex_t lock;
+    uint64_t *sums;
+    size_t n_sums;
+    int n_ranks;
+};
+
+struct rank {
+    struct world *w;
+    const struct wm_options *options;
+    struct meeting *meeting;
+    int number;
+    struct plan_range ranges[MAX_RANGES];
+    size_t n_ranges;
+    struct survey_result result;
+    struct wm_error err;
+};
+
+static enum wm_status meet(void *user, uint64_t *counts, size_t n_counts, struct wm_error *err)
+{
+    struct rank *rank = user;
+    struct meeting *m = rank->meeting;
+
+    (void)err;
+    pthread_mutex_lock(&m->lock);
+    if (!m->sums) {
+        m->n_sums = n_counts;
+        m->sums = calloc(n_counts, sizeof *m->sums);
+    }
+    for (size_t i = 0; i < n_counts && n_counts == m->n_sums; i++)
+        m->sums[i] += counts[i];
+    pthread_mutex_unlock(&m->lock);
+    pthread_barrier_wait(&m->barrier);
+    memcpy(counts, m->sums, n_counts * sizeof *counts);
+    if (pthread_barrier_wait(&m->barrier) == PTHREAD_BARRIER_SERIAL_THREAD) {
+        free(m->sums);
+        m->sums = NULL;
+    }
+    pthread_barrier_wait(&m->barrier);
+    return WM_OK;
+}
+
+static void *run_rank(void *user)
+{
+    struct rank *rank = user;
+    struct survey_args args = {.plan = rank->w->plan,
+                               .options = rank->options,
+                               .dir = rank->w->f.dir,
+                               .ranges = rank->ranges,
+                               .n_ranges = rank->n_ranges,
+                               .reduce = meet,
+                               .user = rank,
+                               .writes_file = rank->number == 0};
+
+    (void)survey_run(&args, &rank->result, &rank->err);
+    return NULL;
+}
+
+/* Every job cut into pieces of one chunk, dealt out in turn. */
+static void deal(const struct plan *plan, struct rank *ranks, int n_ranks)
+{
+    size_t next = 0;
+
+    for (size_t j = 0; j < plan->n_jobs; j++)
+        for (uint64_t first = 0; first < plan->jobs[j].n_elems; first += TILE_CHUNK_ELEMS, next++) {
+            struct rank *rank = &ranks[next % (size_t)n_ranks];
+            uint64_t left = plan->jobs[j].n_elems - first;
+            assert_true(rank->n_ranges < MAX_RANGES);
+            rank->ranges[rank->n_ranges++] =
+                (struct plan_range){j, first, left < TILE_CHUNK_ELEMS ? left : TILE_CHUNK_ELEMS};
+        }
+}
+
+static void ranks_find_what_one_finds(void **state)
+{
+    struct wm_options o = quick();
+    struct survey_result alone;
+    struct wm_error err = WM_ERROR_INIT;
+    struct world w;
+
+    (void)state;
+    make_plan(&w, &o);
+    struct survey_args args = {.plan = w.plan, .options = &o, .dir = w.f.dir};
+    if (survey_run(&args, &alone, &err) != WM_OK)
+        fail_msg("%s", err.message);
+    assert_true(alone.thresholds.models[0].threshold != 0);
+    assert_int_equal(alone.thresholds.n_models, 3);
+    assert_false(file_exists(fixture_path(&w.f, SURVEY_FILE_NAME))); /* writes_file was not set */
+    for (int n = 1; n <= MAX_RANKS; n++) {
+        struct meeting meeting = {.n_ranks = n};
+        struct rank *ranks = calloc((size_t)n, sizeof *ranks);
+        pthread_t threads[MAX_RANKS];
+        uint64_t bytes_read = 0;
+        assert_non_null(ranks);
+        pthread_barrier_init(&meeting.barrier, NULL, (unsigned)n);
+        pthread_mutex_init(&meeting.lock, NULL);
+        deal(w.plan, ranks, n);
+        for (int again = 0; again < 2; again++) {
+            for (int r = 0; r < n; r++) {
+                ranks[r].w = &w;
+                ranks[r].options = &o;
+                ranks[r].meeting = &meeting;
+                ranks[r].number = r;
+                assert_int_equal(pthread_create(&threads[r], NULL, run_rank, &ranks[r]), 0);
+            }
+            for (int r = 0; r < n; r++)
+                pthread_join(threads[r], NULL);
+            for (int r = 0; r < n; r++) {
+                if (ranks[r].err.status != WM_OK)
+                    fail_msg("%s", ranks[r].err.message);
+                assert_memory_equal(&ranks[r].result.thresholds, &alone.thresholds, sizeof alone.thresholds);
+                assert_int_equal(ranks[r].result.was_known, again == 1);
+                bytes_read += ranks[r].result.bytes_read;
+            }
+            assert_int_equal(bytes_read, alone.bytes_read);
+        }
+        unlink(fixture_path(&w.f, SURVEY_FILE_NAME));
+        pthread_barrier_destroy(&meeting.barrier);
+        pthread_mutex_destroy(&meeting.lock);
+        free(ranks);
+    }
+    plan_free(w.plan);
+    for (int m = 0; m < 4; m++)
+        ckpt_free(w.models[m]);
+    recipe_free(w.recipe);
+    fixture_release(&w.f);
+}
+
+/* ---- recipes that cannot be ---------------------------------------------------------------------------------------- */
+
+static void one_density_for_each_model(void **state)
+{
+    struct wm_options o = quick();
+    struct wm_error err = WM_ERROR_INIT;
+    struct ran ran;
+    struct fixture f;
+
+    (void)state;
+    begin(&f);
+    merge_cases_write_config(&f, "c.yml",
+                             "merge_method: ties\nbase_model: '%0'\nparameters: {trim: global, weight: 1}\nmodels:\n"
+                             "- {model: '%1', parameters: {density: [{filter: norm, value: 0.9}, {value: 0.2}]}}\n");
+    assert_int_equal(run(&f, "out", false, &o, &ran, &err), WM_BAD_CONFIG);
+    assert_non_null(strstr(err.message, "one density"));
+    assert_non_null(strstr(err.message, "c.yml:1:"));
+    err = (struct wm_error)WM_ERROR_INIT;
+    merge_cases_write_config(
+        &f, "c.yml",
+        "merge_method: ties\nbase_model: '%0'\nparameters: {trim: global, weight: 1, density: 0.5, "
+        "rescale: true}\nmodels:\n- {model: '%1'}\n");
+    assert_int_equal(run(&f, "out", false, &o, &ran, &err), WM_BAD_CONFIG);
+    assert_non_null(strstr(err.message, "rescale"));
+    /* Weights are free. */
+    merge_cases_write_config(&f, "c.yml",
+                             "merge_method: ties\nbase_model: '%0'\nparameters: {trim: global, density: 0.2}\nmodels:\n"
+                             "- {model: '%1', parameters: {weight: [{filter: norm, value: 0.9}, {value: 0.2}]}}\n");
+    must_run(&f, "out", false, &o, &ran);
+    fixture_release(&f);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(the_survey_is_planned),
+        cmocka_unit_test(same_bytes_whatever_the_machine_does),
+        cmocka_unit_test(stats_are_used_by_the_merge),
+        cmocka_unit_test(nothing_to_find_is_no_error),
+        cmocka_unit_test(a_damaged_file_is_not_believed),
+        cmocka_unit_test(another_merge_s_file_is_not_believed),
+        cmocka_unit_test(stopped_anywhere),
+        cmocka_unit_test(every_call_may_fail_once),
+        cmocka_unit_test(ranks_find_what_one_finds),
+        cmocka_unit_test(one_density_for_each_model),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
