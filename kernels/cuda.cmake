@@ -8,12 +8,15 @@
 set(WM_CUDA "AUTO" CACHE STRING "CUDA kernels: AUTO, ON or OFF")
 set(WM_CUDA_ARCHS "90" CACHE STRING "compute capabilities to compile for, as in CMAKE_CUDA_ARCHITECTURES")
 # The kernels, and the C around them. Tests compile both without a toolkit as well.
-set(CUDA_SOURCES kernels/elementwise/elementwise.cu kernels/statistics/gram.cu kernels/statistics/l1.cu
-  kernels/statistics/select_kth.cu)
+set(CUDA_SOURCES kernels/elementwise/combine_group.cu kernels/elementwise/elementwise.cu
+  kernels/elementwise/elementwise_mixed.cu kernels/statistics/gram.cu kernels/statistics/group.cu kernels/statistics/l1.cu
+  kernels/statistics/select_kth.cu kernels/statistics/select_small.cu)
 set(CUDA_C_SOURCES kernels/statistics/device_statistics.c)
+set(CUDA_BACKEND_SOURCES host/engine/backend_cuda.c host/engine/backend_cuda_groups.c host/engine/backend_cuda_tiles.c)
+set(CUDA_CLUSTER_SOURCES host/cluster/comm_nccl.c host/cluster/nccl_api.c)
 
 set(WM_HAVE_CUDA OFF)
-set(CUDA_HOST_SOURCES)
+set(CUDA_HOST_SOURCES host/cluster/comm_nccl_none.c)
 set(CUDA_OBJECTS)
 set(CUDA_LINKS)
 set(CUDA_PC_LIBS) # for warpmerge.pc: what the static library needs besides
@@ -34,11 +37,15 @@ if(NOT CMAKE_CUDA_COMPILER)
   return()
 endif()
 enable_language(CUDA)
+# CUDA 13 has no nvToolsExt any more, and CMake before 3.26 stumbles over a target that it did not make.
+if(CMAKE_VERSION VERSION_LESS 3.26 AND NOT TARGET CUDA::nvToolsExt)
+  add_library(CUDA::nvToolsExt INTERFACE IMPORTED)
+endif()
 find_package(CUDAToolkit REQUIRED)
 set(CMAKE_CUDA_STANDARD 17)
 set(CMAKE_CUDA_STANDARD_REQUIRED ON)
 set(WM_HAVE_CUDA ON)
-set(CUDA_HOST_SOURCES ${CUDA_C_SOURCES} host/engine/backend_cuda.c host/measure/device_cuda.c)
+set(CUDA_HOST_SOURCES ${CUDA_C_SOURCES} ${CUDA_BACKEND_SOURCES} ${CUDA_CLUSTER_SOURCES} host/measure/device_cuda.c)
 
 # -fmad=false: nothing is contracted on the device either (promise 2 of the design). No -Wpedantic: nvcc's own
 # intermediate files are not pedantic C++.

@@ -201,18 +201,105 @@ struct f32_elems {
     }
 };
 
+/* Types that are known at run time, the same for all threads of a block: F32, F16 and BF16. A group is kept as fp32. */
+struct mixed_elems {
+    static const int n_words = 8;
+    static __device__ inline float get(const uint32_t (&words)[8], int j) { return float_from_bits(words[j]); }
+    static __device__ inline void set(uint32_t (&words)[8], int j, float x) { words[j] = float_bits(x); }
+};
+
+/* A group in and out. load and widen come one after the other, so that the loads of several inputs are on their way
+ * before the first one is waited for. store does nothing and says false when an element is not finite. */
+template <class ELEMS> struct group_io {
+    static __device__ inline void load(const void *data, int, size_t group, uint32_t (&words)[ELEMS::n_words])
+    {
+        load_words(data, group, words);
+    }
+    static __device__ inline void widen(int, uint32_t (&)[ELEMS::n_words]) {}
+    static __device__ inline bool store(void *data, int, size_t group, const uint32_t (&words)[ELEMS::n_words])
+    {
+        uint32_t bad = 0;
+#pragma unroll
+        for (int w = 0; w < ELEMS::n_words; w++)
+            bad |= ELEMS::nonfinite(words[w]);
+        if (bad == 0)
+            store_words(data, group, words);
+        return bad == 0;
+    }
+};
+
+template <> struct group_io<mixed_elems> {
+    static __device__ inline void load(const void *data, int dtype, size_t group, uint32_t (&words)[8])
+    {
+        const uint4 *at = static_cast<const uint4 *>(data) + (dtype == WM_F32 ? 2 * group : group);
+        uint4 v = *at, w = make_uint4(0, 0, 0, 0);
+        if (dtype == WM_F32)
+            w = at[1];
+        words[0] = v.x;
+        words[1] = v.y;
+        words[2] = v.z;
+        words[3] = v.w;
+        words[4] = w.x;
+        words[5] = w.y;
+        words[6] = w.z;
+        words[7] = w.w;
+    }
+    template <class ELEMS> static __device__ inline void widen_as(uint32_t (&words)[8])
+    {
+        const uint32_t packed[4] = {words[0], words[1], words[2], words[3]};
+#pragma unroll
+        for (int j = 0; j < GROUP_ELEMS; j++)
+            words[j] = float_bits(ELEMS::get(packed, j));
+    }
+    static __device__ inline void widen(int dtype, uint32_t (&words)[8])
+    {
+        if (dtype == WM_BF16)
+            widen_as<bf16_elems>(words);
+        else if (dtype == WM_F16)
+            widen_as<f16_elems>(words);
+    }
+    template <class ELEMS>
+    static __device__ inline bool store_as(void *data, int dtype, size_t group, const uint32_t (&words)[8])
+    {
+        uint32_t rounded[ELEMS::n_words];
+#pragma unroll
+        for (int j = 0; j < GROUP_ELEMS; j++)
+            ELEMS::set(rounded, j, float_from_bits(words[j]));
+        return group_io<ELEMS>::store(data, dtype, group, rounded);
+    }
+    static __device__ inline bool store(void *data, int dtype, size_t group, const uint32_t (&words)[8])
+    {
+        return dtype == WM_BF16  ? store_as<bf16_elems>(data, dtype, group, words)
+               : dtype == WM_F16 ? store_as<f16_elems>(data, dtype, group, words)
+                                 : store_as<f32_elems>(data, dtype, group, words);
+    }
+};
+
 /* ---- readers: a group as fp32; elements past the end are 0 -------------------------------------------------- */
 
 struct any_elems {
 };
 
-/* Inputs of one type, 16-byte aligned. */
+/* The type of an element where it is looked at by itself. */
+template <class ELEMS> struct single {
+    static __device__ inline int dtype(int) { return ELEMS::dtype; }
+};
+template <> struct single<mixed_elems> {
+    static __device__ inline int dtype(int at_run_time) { return at_run_time; }
+};
+template <> struct single<any_elems> {
+    static __device__ inline int dtype(int at_run_time) { return at_run_time; }
+};
+
+/* 16-byte aligned inputs. */
 template <class ELEMS> struct reader {
-    static __device__ inline void load(const void *data, int, size_t first, size_t n_elems, float (&x)[GROUP_ELEMS])
+    static __device__ inline void load(const void *data, int dtype, size_t first, size_t n_elems,
+                                       float (&x)[GROUP_ELEMS])
     {
         if (first + GROUP_ELEMS <= n_elems) {
             uint32_t words[ELEMS::n_words];
-            load_words(data, first / GROUP_ELEMS, words);
+            group_io<ELEMS>::load(data, dtype, first / GROUP_ELEMS, words);
+            group_io<ELEMS>::widen(dtype, words);
 #pragma unroll
             for (int j = 0; j < GROUP_ELEMS; j++)
                 x[j] = ELEMS::get(words, j);
@@ -220,7 +307,7 @@ template <class ELEMS> struct reader {
         }
 #pragma unroll
         for (int j = 0; j < GROUP_ELEMS; j++)
-            x[j] = first + j < n_elems ? load_elem_any(data, ELEMS::dtype, first + j).value : 0.0f;
+            x[j] = first + j < n_elems ? load_elem_any(data, single<ELEMS>::dtype(dtype), first + j).value : 0.0f;
     }
 };
 
@@ -234,20 +321,26 @@ template <> struct reader<any_elems> {
     }
 };
 
-/* The type that all of a tile's inputs have, when they are also aligned; -1: the general reader. */
+/* How a kernel reads its inputs: the type that all of them have, or one of these. */
+enum { READ_MIXED = -1, READ_ANY = -2 };
+
 static inline int common_dtype(const void *const *in, const enum wm_dtype *in_dtype, int n_inputs)
 {
-    for (int i = 0; i < n_inputs; i++)
-        if (in_dtype[i] != in_dtype[0] || !is_vector_aligned(in[i]))
-            return -1;
-    return n_inputs > 0 && in_dtype[0] != WM_F64 ? static_cast<int>(in_dtype[0]) : -1;
+    bool same = true;
+    for (int i = 0; i < n_inputs; i++) {
+        if (in_dtype[i] == WM_F64 || !is_vector_aligned(in[i]))
+            return READ_ANY;
+        same &= in_dtype[i] == in_dtype[0];
+    }
+    return n_inputs == 0 ? READ_ANY : same ? static_cast<int>(in_dtype[0]) : READ_MIXED;
 }
 
 /* One instantiation of a kernel template per reader, chosen by common_dtype. */
 #define KERNEL_BY_DTYPE(dtype, kernel)                                                                                 \
-    ((dtype) == WM_BF16  ? kernel<bf16_elems>                                                                          \
-     : (dtype) == WM_F16 ? kernel<f16_elems>                                                                           \
-     : (dtype) == WM_F32 ? kernel<f32_elems>                                                                           \
-                         : kernel<any_elems>)
+    ((dtype) == WM_BF16      ? kernel<bf16_elems>                                                                      \
+     : (dtype) == WM_F16     ? kernel<f16_elems>                                                                       \
+     : (dtype) == WM_F32     ? kernel<f32_elems>                                                                       \
+     : (dtype) == READ_MIXED ? kernel<mixed_elems>                                                                     \
+                             : kernel<any_elems>)
 
 #endif

@@ -113,6 +113,7 @@ static void task_vector_block(const struct merge_op *op, int m, const struct spa
 static void vote_block(const struct merge_op *op, size_t n, struct cpu_scratch *scratch, float *restrict total)
 {
     float *restrict mixed = scratch->weights, *restrict divisor = scratch->divisor;
+    const float plus_from = op->plus_from;
     for (size_t i = 0; i < n; i++) {
         mixed[i] = 0.0f;
         divisor[i] = 0.0f;
@@ -121,7 +122,7 @@ static void vote_block(const struct merge_op *op, size_t n, struct cpu_scratch *
         const float *restrict value = scratch->inputs[m];
         float weight = op->models[m].weight;
         for (size_t i = 0; i < n; i++) {
-            float agreement = task_vector_agreement(value[i], task_vector_vote(total[i]));
+            float agreement = task_vector_agreement(value[i], task_vector_vote(total[i], plus_from));
             mixed[i] = mixed[i] + (agreement > 0.0f ? value[i] : 0.0f);
             divisor[i] = divisor[i] + (agreement > 0.0f ? weight : 0.0f);
         }
@@ -174,7 +175,7 @@ enum { FUSED_MAX_MODELS = 3 };
 struct fused {
     const unaligned_u16 *base, *x[FUSED_MAX_MODELS], *draws[FUSED_MAX_MODELS];
     unaligned_u16 *out;
-    float weight[FUSED_MAX_MODELS], scale[FUSED_MAX_MODELS], divisor, lambda;
+    float weight[FUSED_MAX_MODELS], scale[FUSED_MAX_MODELS], divisor, lambda, plus_from;
     int32_t above[FUSED_MAX_MODELS];
     uint32_t keep_below[FUSED_MAX_MODELS];
     bool sum_from_zero;
@@ -231,7 +232,7 @@ CPU_INLINE void fused_task_vector(const struct fused *in, size_t n, const int n_
             sum = sum + v2;
         }
         if (votes) {
-            uint32_t vote = task_vector_vote(sum);
+            uint32_t vote = task_vector_vote(sum, f->plus_from);
             float a0 = task_vector_agreement(v0, vote), a1 = task_vector_agreement(v1, vote);
             float a2 = task_vector_agreement(v2, vote);
             sum = a0 > 0.0f ? v0 : 0.0f;
@@ -307,7 +308,11 @@ static fused_loop *choose_fused(const struct merge_op *op, const struct merge_ti
 static void combine_fused(const struct merge_op *op, const struct merge_tile *tile, const struct span *span,
                           struct cpu_scratch *scratch, void *out, fused_loop *loop)
 {
-    struct fused f = {.out = out, .divisor = op->divisor, .lambda = op->lambda, .sum_from_zero = op->sum_from_zero};
+    struct fused f = {.out = out,
+                      .divisor = op->divisor,
+                      .lambda = op->lambda,
+                      .plus_from = op->plus_from,
+                      .sum_from_zero = op->sum_from_zero};
     if (op->has_base)
         f.base = span_input(tile, 0, span);
     for (int m = 0; m < op->n_models; m++) {

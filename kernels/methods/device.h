@@ -21,13 +21,16 @@
 extern "C" {
 #endif
 
-/* What the element-wise pass saw; zeroed device memory before the launch, then a plain copy on the host. */
-struct device_report {
-    unsigned long long n_bad_in[TILE_MAX_INPUTS], first_bad_in[TILE_MAX_INPUTS]; /* first: UINT64_MAX - element, so
-                                                                                    that zero means none and atomicMax
-                                                                                    finds the lowest */
-    unsigned long long n_bad_out, first_bad_out;
+/* What the element-wise pass saw of one input, or of the results; zeroed device memory before the launch. */
+struct device_bad {
+    unsigned long long n,
+        first; /* first: UINT64_MAX - element, so that zero means none and atomicMax finds the lowest */
 };
+struct device_report {
+    struct device_bad seen[1 + TILE_MAX_INPUTS]; /* [0] results, [1 + i] input i; a plain copy on the host */
+};
+/* The first n_inputs inputs and the results. */
+void device_report_add(const struct device_bad *seen, int n_inputs, struct merge_report *report);
 void device_report_collect(const struct device_report *device, struct merge_report *report);
 
 /* Bytes of results of the current pass for the whole tensor, at most; 0: no kernel, use the CPU. Host only. */

@@ -11,6 +11,8 @@
 #include "methods/task_vector_math.h"
 #include "methods/tile.h"
 
+#include <cuda_runtime.h>
+
 /* Keeps an element when |delta| > threshold - (element < tie_end) and, if `random`, its draw is below keep_below. */
 struct device_model {
     const void *x;
@@ -35,7 +37,7 @@ static inline device_model device_model_of(const struct merge_op *op, int m, con
     d.tie_end = UINT64_MAX; /* with threshold 0: everything is kept */
     if (model->keep == KEEP_TOP) {
         d.threshold = model->threshold;
-        d.tie_end = model->tie_index + 1;
+        d.tie_end = model->tie_index == UINT64_MAX ? UINT64_MAX : model->tie_index + 1;
     } else if (model->keep == KEEP_NONE) {
         d.threshold = FLOAT_ABS_MASK;
         d.tie_end = 0;

@@ -7,6 +7,7 @@
  * Results  GRAM    double [n_pairs][n_chunks]                       L1    double [n_l1][2][n_chunks]
  *          COARSE  u64 [models of the pass][KTH_COARSE_BINS]        FINE  u64 [models of the pass][KTH_FINE_BINS]
  *          TIES    u32 [models of the pass][n_tiles]
+ *          GUESS   u32 above, equal: [models of the pass][n_tiles][2]
  *          CUT     u64 element [models of the pass], then u32 equal ones [models of the pass][chunks of a full tile]
  */
 #ifndef WM_KERNELS_DEVICE_PASSES_H

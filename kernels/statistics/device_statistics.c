@@ -27,10 +27,10 @@ uint64_t device_pass_bytes(const struct merge_op *op, const struct statistics *s
     case STAT_KTH_FINE: return count_active(s) * KTH_FINE_BINS * sizeof(uint64_t);
     case STAT_KTH_TIES: return count_active(s) * s->n_tiles * sizeof(uint32_t);
     case STAT_KTH_CUT: return count_active(s) * (sizeof(uint64_t) + device_chunks(s->tile_elems) * sizeof(uint32_t));
+    case STAT_KTH_GUESS: return count_active(s) * s->n_tiles * 2 * sizeof(uint32_t);
     case STAT_L1: return (uint64_t)s->n_l1 * 2 * s->n_chunks * sizeof(double);
-    case STAT_KTH_WHOLE:
+    case STAT_KTH_WHOLE: /* a group's (device_group.h) */
     case STAT_KTH_SAMPLE:
-    case STAT_KTH_GUESS:
     case STAT_READY: break;
     }
     return 0;
@@ -46,13 +46,13 @@ cudaError_t device_pass_launch(const struct merge_op *op, const struct statistic
     switch (s->pass) {
     case STAT_GRAM: return device_gram_launch(op, s, tile, results, stream);
     case STAT_L1: return device_l1_launch(op, s, tile, results, stream);
+    case STAT_KTH_GUESS:
     case STAT_KTH_COARSE:
     case STAT_KTH_FINE:
     case STAT_KTH_TIES:
     case STAT_KTH_CUT: return device_kth_launch(s, tile, results, stream);
     case STAT_KTH_WHOLE:
     case STAT_KTH_SAMPLE:
-    case STAT_KTH_GUESS:
     case STAT_READY: break;
     }
     return cudaErrorInvalidValue;
@@ -74,6 +74,12 @@ static void collect_kth(const struct statistics *s, struct kth *kth, uint64_t sl
     } else if (s->pass == STAT_KTH_TIES) {
         for (size_t tile = 0; tile < s->n_tiles; tile++)
             kth->tiles[tile].n_equal = ((const uint32_t *)results)[slot * s->n_tiles + tile];
+    } else if (s->pass == STAT_KTH_GUESS) {
+        const uint32_t *above_and_equal = (const uint32_t *)results + 2 * slot * s->n_tiles;
+        for (size_t tile = 0; tile < s->n_tiles; tile++) {
+            kth->tiles[tile].n_greater = above_and_equal[2 * tile];
+            kth->tiles[tile].n_equal = above_and_equal[2 * tile + 1];
+        }
     } else {
         kth->cut_element = counts[slot];
     }
@@ -95,18 +101,23 @@ void device_pass_collect(const struct merge_op *op, struct statistics *s, const 
             collect_kth(s, &s->kth[i], slot++, results);
 }
 
-static void collect_count(unsigned long long n_bad, unsigned long long first_bad, uint64_t *n, uint64_t *first)
+static void collect_count(const struct device_bad *seen, uint64_t *n, uint64_t *first)
 {
-    *n = n_bad;
-    *first = n_bad != 0 ? UINT64_MAX - first_bad : 0;
+    *n = seen->n;
+    *first = seen->n != 0 ? UINT64_MAX - seen->first : 0;
+}
+
+void device_report_add(const struct device_bad *seen, int n_inputs, struct merge_report *report)
+{
+    struct merge_report tile;
+    merge_report_init(&tile);
+    for (int i = 0; i < n_inputs; i++)
+        collect_count(&seen[1 + i], &tile.n_bad_in[i], &tile.first_bad_in[i]);
+    collect_count(&seen[0], &tile.n_bad_out, &tile.first_bad_out);
+    merge_report_add(report, &tile);
 }
 
 void device_report_collect(const struct device_report *device, struct merge_report *report)
 {
-    struct merge_report seen;
-    merge_report_init(&seen);
-    for (int i = 0; i < TILE_MAX_INPUTS; i++)
-        collect_count(device->n_bad_in[i], device->first_bad_in[i], &seen.n_bad_in[i], &seen.first_bad_in[i]);
-    collect_count(device->n_bad_out, device->first_bad_out, &seen.n_bad_out, &seen.first_bad_out);
-    merge_report_add(report, &seen);
+    device_report_add(device->seen, TILE_MAX_INPUTS, report);
 }

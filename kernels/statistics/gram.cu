@@ -11,6 +11,7 @@
  * measured    not measured yet: no GPU run so far
  */
 #include "common/launch.cuh"
+#include "methods/device_group.cuh"
 #include "methods/task_vector_math.h"
 #include "statistics/chunk_sum.cuh"
 #include "statistics/device_passes.h"
@@ -25,11 +26,10 @@ struct gram_args {
     size_t stride;
 };
 
-template <class ELEMS> static __global__ void __launch_bounds__(CHUNK_SUM_THREADS, 8) gram_kernel(gram_args a)
+template <class ELEMS> static __device__ inline void gram_chunk(const gram_args &a, size_t chunk, double *partials)
 {
-    WM_DYNAMIC_SHARED(double, partials);
     double s00[GROUP_ELEMS] = {0.0}, s01[GROUP_ELEMS] = {0.0}, s11[GROUP_ELEMS] = {0.0};
-    size_t chunk_first = static_cast<size_t>(blockIdx.x) * TILE_CHUNK_ELEMS;
+    size_t chunk_first = chunk * TILE_CHUNK_ELEMS;
 #pragma unroll 2
     for (int row = 0; row < CHUNK_SUM_ROWS; row++) {
         size_t first = chunk_first + chunk_sum_elem(row);
@@ -55,7 +55,34 @@ template <class ELEMS> static __global__ void __launch_bounds__(CHUNK_SUM_THREAD
     chunk_sum_put(partials, s00);
     chunk_sum_put(partials + CHUNK_SUM_PARTIALS, s01);
     chunk_sum_put(partials + 2 * CHUNK_SUM_PARTIALS, s11);
-    chunk_sum_finish(partials, 3, a.results + blockIdx.x, a.stride);
+    chunk_sum_finish(partials, 3, a.results + chunk, a.stride);
+}
+
+template <class ELEMS> static __global__ void __launch_bounds__(CHUNK_SUM_THREADS, 8) gram_kernel(gram_args a)
+{
+    WM_DYNAMIC_SHARED(double, partials);
+    gram_chunk<ELEMS>(a, blockIdx.x, partials);
+}
+
+/* Small tensors: each block has its own, and a chunk of it. */
+static __global__ void __launch_bounds__(CHUNK_SUM_THREADS, 8) gram_group_kernel(const group_launch group)
+{
+    WM_DYNAMIC_SHARED(double, partials);
+    const group_block block = group.blocks[blockIdx.x];
+    const group_tensor &tensor = group.tensors[block.tensor];
+    gram_args a = {};
+    if (tensor.task_vector) {
+        a.base = tensor.base;
+        a.base_dtype = tensor.base_dtype;
+    }
+    a.x0 = tensor.models[0].x;
+    a.x1 = tensor.models[1].x;
+    a.x0_dtype = tensor.models[0].dtype;
+    a.x1_dtype = tensor.models[1].dtype;
+    a.n_elems = tensor.n_elems;
+    a.results = reinterpret_cast<double *>(group.results + block.result);
+    a.stride = (tensor.n_elems + TILE_CHUNK_ELEMS - 1) / TILE_CHUNK_ELEMS;
+    gram_chunk<any_elems>(a, block.piece, partials);
 }
 
 cudaError_t device_gram_launch(const struct merge_op *op, const struct statistics *s, const struct merge_tile *tile,
@@ -78,4 +105,10 @@ cudaError_t device_gram_launch(const struct merge_op *op, const struct statistic
     void (*kernel)(gram_args) = KERNEL_BY_DTYPE(dtype, gram_kernel);
     return WM_LAUNCH(kernel, launch_blocks(tile->n_elems, TILE_CHUNK_ELEMS), CHUNK_SUM_THREADS,
                      3 * CHUNK_SUM_PARTIALS * sizeof(double), stream, a);
+}
+
+cudaError_t group_gram_launch(const group_launch &group, unsigned n_blocks, cudaStream_t stream)
+{
+    void (*kernel)(const group_launch) = gram_group_kernel;
+    return WM_LAUNCH(kernel, n_blocks, CHUNK_SUM_THREADS, 3 * CHUNK_SUM_PARTIALS * sizeof(double), stream, group);
 }

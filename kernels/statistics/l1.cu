@@ -12,7 +12,7 @@
  * measured    not measured yet: no GPU run so far
  */
 #include "common/launch.cuh"
-#include "methods/device_model.cuh"
+#include "methods/device_group.cuh"
 #include "statistics/chunk_sum.cuh"
 #include "statistics/device_passes.h"
 
@@ -43,24 +43,23 @@ static __device__ inline void kept_group(const device_model &model, uint64_t ele
         kept[j] = task_vector_keep_top(magnitude[j], keep_above(model, element + j));
 }
 
+/* One chunk of one model: both sums go to results[0] and results[stride]. */
 template <class ELEMS>
-static __global__ void __launch_bounds__(CHUNK_SUM_THREADS, 10) l1_kernel(const __grid_constant__ l1_args a)
+static __device__ inline void l1_chunk(const void *base, int base_dtype, const device_model &model, size_t n_elems,
+                                       uint64_t first_elem, size_t chunk, double *partials, double *results,
+                                       size_t stride)
 {
-    WM_DYNAMIC_SHARED(double, partials);
-    const int m = static_cast<int>(blockIdx.x) % a.n_models;
-    const size_t chunk = blockIdx.x / a.n_models;
-    const device_model &model = a.models[m];
     double all[GROUP_ELEMS] = {0.0}, sum_kept[GROUP_ELEMS] = {0.0};
 #pragma unroll 2
     for (int row = 0; row < CHUNK_SUM_ROWS; row++) {
         size_t first = chunk * TILE_CHUNK_ELEMS + chunk_sum_elem(row);
         float x[GROUP_ELEMS], b[GROUP_ELEMS], kept[GROUP_ELEMS];
-        reader<ELEMS>::load(a.base, a.base_dtype, first, a.n_elems, b);
-        reader<ELEMS>::load(model.x, model.dtype, first, a.n_elems, x);
+        reader<ELEMS>::load(base, base_dtype, first, n_elems, b);
+        reader<ELEMS>::load(model.x, model.dtype, first, n_elems, x);
 #pragma unroll
         for (int j = 0; j < GROUP_ELEMS; j++)
             x[j] = float_from_bits(static_cast<uint32_t>(task_vector_magnitude(task_vector_delta(x[j], b[j]))));
-        kept_group(model, a.first_elem + first, x, kept);
+        kept_group(model, first_elem + first, x, kept);
 #pragma unroll
         for (int j = 0; j < GROUP_ELEMS; j++) {
             all[j] = all[j] + static_cast<double>(x[j]);
@@ -69,7 +68,28 @@ static __global__ void __launch_bounds__(CHUNK_SUM_THREADS, 10) l1_kernel(const 
     }
     chunk_sum_put(partials, all);
     chunk_sum_put(partials + CHUNK_SUM_PARTIALS, sum_kept);
-    chunk_sum_finish(partials, 2, a.results + static_cast<size_t>(m) * 2 * a.stride + chunk, a.stride);
+    chunk_sum_finish(partials, 2, results, stride);
+}
+
+template <class ELEMS>
+static __global__ void __launch_bounds__(CHUNK_SUM_THREADS, 10) l1_kernel(const __grid_constant__ l1_args a)
+{
+    WM_DYNAMIC_SHARED(double, partials);
+    const int m = static_cast<int>(blockIdx.x) % a.n_models;
+    const size_t chunk = blockIdx.x / a.n_models;
+    l1_chunk<ELEMS>(a.base, a.base_dtype, a.models[m], a.n_elems, a.first_elem, chunk, partials,
+                    a.results + static_cast<size_t>(m) * 2 * a.stride + chunk, a.stride);
+}
+
+/* Small tensors: each block has its own, a model and a chunk of it. */
+static __global__ void __launch_bounds__(CHUNK_SUM_THREADS, 10) l1_group_kernel(const group_launch group)
+{
+    WM_DYNAMIC_SHARED(double, partials);
+    const group_block block = group.blocks[blockIdx.x];
+    const group_tensor &tensor = group.tensors[block.tensor];
+    l1_chunk<any_elems>(tensor.base, tensor.base_dtype, tensor.models[block.model], tensor.n_elems, 0, block.piece,
+                        partials, reinterpret_cast<double *>(group.results + block.result),
+                        (tensor.n_elems + TILE_CHUNK_ELEMS - 1) / TILE_CHUNK_ELEMS);
 }
 
 cudaError_t device_l1_launch(const struct merge_op *op, const struct statistics *s, const struct merge_tile *tile,
@@ -94,4 +114,10 @@ cudaError_t device_l1_launch(const struct merge_op *op, const struct statistics 
     unsigned n_chunks = launch_blocks(tile->n_elems, TILE_CHUNK_ELEMS);
     return WM_LAUNCH(kernel, n_chunks * static_cast<unsigned>(s->n_l1), CHUNK_SUM_THREADS,
                      2 * CHUNK_SUM_PARTIALS * sizeof(double), stream, a);
+}
+
+cudaError_t group_l1_launch(const group_launch &group, unsigned n_blocks, cudaStream_t stream)
+{
+    void (*kernel)(const group_launch) = l1_group_kernel;
+    return WM_LAUNCH(kernel, n_blocks, CHUNK_SUM_THREADS, 2 * CHUNK_SUM_PARTIALS * sizeof(double), stream, group);
 }

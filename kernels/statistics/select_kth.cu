@@ -3,8 +3,9 @@
  *
  * maths       COARSE, FINE   counts of |x_m - b| by its fp32 bits: upper 16 of 31, then lower 15 inside one bin
  *             TIES, CUT      elements equal to the threshold: how many in the tile, where the last kept one is
+ *             GUESS          elements above and equal to a guessed threshold: how many in the tile
  * shapes      any number of elements at any address; F32, F16, BF16 and F64, mixed as they come; up to 64 models
- * launch      COARSE, FINE, TIES: blocks of 512 threads, at most 512 a model, models next to each other so that they
+ * launch      COARSE, FINE, TIES, GUESS: blocks of 512 threads, at most 512 a model, models next to each other so that they
  *             find the base in the L2 cache; COARSE 32 KB, FINE 4 KB of shared memory
  *             CUT: one block a chunk of 16,384 elements and model, then one block a model
  * bytes       width of each model read once per pass and element, of the base once per model from the L2 cache and once
@@ -24,7 +25,6 @@
 #include "statistics/device_passes.h"
 
 #define KTH_THREADS        512
-#define KTH_BLOCKS         3 /* that a multiprocessor must hold: room for 40 registers a thread */
 #define KTH_MAX_BLOCKS     512
 #define KTH_BLOCK_ELEMS    65536 /* fewest elements that are worth a block's histogram */
 #define KTH_WINDOW_BINS    8192
@@ -33,14 +33,25 @@
 #define KTH_ROUND_BINS     (KTH_FINE_BINS >> KTH_ROUND_BITS)
 #define CUT_THREADS        256
 
+/* Blocks that a multiprocessor must hold: room for 40 registers a thread, or 64 where the types are known at run time. */
+template <class ELEMS> struct kth_blocks {
+    static const int N = 3;
+};
+template <> struct kth_blocks<mixed_elems> {
+    static const int N = 2;
+};
+template <> struct kth_blocks<any_elems> {
+    static const int N = 2;
+};
+
 typedef unsigned long long kth_count; /* what atomicAdd takes for uint64_t */
 
 struct kth_model {
     const void *x;
-    void *results;    /* COARSE, FINE: bins; TIES: the tile's count; CUT: the chunks' counts */
+    void *results;    /* COARSE, FINE: bins; TIES, GUESS: the tile's counts; CUT: the chunks' counts */
     kth_count *found; /* CUT: the element */
     uint64_t rank;    /* CUT: of the element, among the equal ones of the tile */
-    uint32_t wanted;  /* FINE: the coarse bin; TIES, CUT: the threshold */
+    uint32_t wanted;  /* FINE: the coarse bin; TIES, GUESS, CUT: the threshold */
     int dtype;
 };
 
@@ -126,7 +137,8 @@ static __device__ inline uint32_t largest_of_first_group(const kth_args &a, cons
 }
 
 template <class ELEMS>
-static __global__ void __launch_bounds__(KTH_THREADS, KTH_BLOCKS) coarse_kernel(const __grid_constant__ kth_args a)
+static __global__ void __launch_bounds__(KTH_THREADS, kth_blocks<ELEMS>::N)
+    coarse_kernel(const __grid_constant__ kth_args a)
 {
     WM_DYNAMIC_SHARED(uint32_t, window); /* [KTH_WINDOW_BINS], the largest magnitude, the number in bin 0 */
     uint32_t *largest = window + KTH_WINDOW_BINS, *n_zero = window + KTH_WINDOW_BINS + 1;
@@ -172,7 +184,8 @@ static __global__ void __launch_bounds__(KTH_THREADS, KTH_BLOCKS) coarse_kernel(
 /* ---- FINE --------------------------------------------------------------------------------------------------- */
 
 template <class ELEMS>
-static __global__ void __launch_bounds__(KTH_THREADS, KTH_BLOCKS) fine_kernel(const __grid_constant__ kth_args a)
+static __global__ void __launch_bounds__(KTH_THREADS, kth_blocks<ELEMS>::N)
+    fine_kernel(const __grid_constant__ kth_args a)
 {
     WM_DYNAMIC_SHARED(uint32_t, round); /* [KTH_ROUND_BINS] */
     const kth_walk walk = kth_walk_of(a);
@@ -226,7 +239,8 @@ static __device__ inline uint32_t block_count(uint32_t *shared, uint32_t count)
 }
 
 template <class ELEMS>
-static __global__ void __launch_bounds__(KTH_THREADS, KTH_BLOCKS) ties_kernel(const __grid_constant__ kth_args a)
+static __global__ void __launch_bounds__(KTH_THREADS, kth_blocks<ELEMS>::N)
+    ties_kernel(const __grid_constant__ kth_args a)
 {
     WM_DYNAMIC_SHARED(uint32_t, total);
     const kth_walk walk = kth_walk_of(a);
@@ -242,10 +256,41 @@ static __global__ void __launch_bounds__(KTH_THREADS, KTH_BLOCKS) ties_kernel(co
         atomicAdd(static_cast<uint32_t *>(model.results), n_equal);
 }
 
+/* ---- GUESS -------------------------------------------------------------------------------------------------- */
+
+template <class ELEMS>
+static __global__ void __launch_bounds__(KTH_THREADS, kth_blocks<ELEMS>::N)
+    guess_kernel(const __grid_constant__ kth_args a)
+{
+    WM_DYNAMIC_SHARED(uint32_t, total); /* above, equal */
+    const kth_walk walk = kth_walk_of(a);
+    const kth_model &model = a.models[walk.model];
+    uint32_t n_greater = 0, n_equal = 0;
+    if (threadIdx.x < 2)
+        total[threadIdx.x] = 0;
+    __syncthreads();
+    for (size_t group = walk.first; group < walk.n_groups; group += walk.step) {
+        uint32_t magnitude[GROUP_ELEMS];
+        int n = load_magnitudes<ELEMS>(a, model, group, magnitude);
+#pragma unroll
+        for (int j = 0; j < GROUP_ELEMS; j++) {
+            n_greater += j < n && magnitude[j] > model.wanted;
+            n_equal += j < n && magnitude[j] == model.wanted;
+        }
+    }
+    if (n_greater != 0)
+        atomicAdd(&total[0], n_greater);
+    n_equal = block_count(total + 1, n_equal);
+    if (threadIdx.x == 0) {
+        atomicAdd(&static_cast<uint32_t *>(model.results)[0], *total);
+        atomicAdd(&static_cast<uint32_t *>(model.results)[1], n_equal);
+    }
+}
+
 /* ---- CUT ---------------------------------------------------------------------------------------------------- */
 
 template <class ELEMS>
-static __global__ void __launch_bounds__(CUT_THREADS) cut_count_kernel(const __grid_constant__ kth_args a)
+static __global__ void __launch_bounds__(CUT_THREADS, 4) cut_count_kernel(const __grid_constant__ kth_args a)
 {
     WM_DYNAMIC_SHARED(uint32_t, total);
     const unsigned n_models = static_cast<unsigned>(a.n_models), chunk = blockIdx.x / n_models;
@@ -275,7 +320,7 @@ static __device__ inline unsigned find_range(const uint32_t *counts, unsigned n,
 
 /* Three steps down: a range of chunks, the chunk, the range of groups; its thread then counts elements. */
 template <class ELEMS>
-static __global__ void __launch_bounds__(CUT_THREADS) cut_find_kernel(const __grid_constant__ kth_args a)
+static __global__ void __launch_bounds__(CUT_THREADS, 4) cut_find_kernel(const __grid_constant__ kth_args a)
 {
     WM_DYNAMIC_SHARED(uint64_t, shared); /* the rank that is left; then counts of the ranges */
     uint32_t *chosen = reinterpret_cast<uint32_t *>(shared + 1), *counts = chosen + 2;
@@ -339,8 +384,9 @@ static cudaError_t launch_walk(const kth_args &a, enum stat_pass pass, int dtype
 {
     kth_kernel kernel = pass == STAT_KTH_COARSE ? KERNEL_BY_DTYPE(dtype, coarse_kernel)
                         : pass == STAT_KTH_FINE ? KERNEL_BY_DTYPE(dtype, fine_kernel)
-                                                : KERNEL_BY_DTYPE(dtype, ties_kernel);
-    size_t shared_words = pass == STAT_KTH_COARSE ? KTH_WINDOW_BINS + 2 : pass == STAT_KTH_FINE ? KTH_ROUND_BINS : 1;
+                        : pass == STAT_KTH_TIES ? KERNEL_BY_DTYPE(dtype, ties_kernel)
+                                                : KERNEL_BY_DTYPE(dtype, guess_kernel);
+    size_t shared_words = pass == STAT_KTH_COARSE ? KTH_WINDOW_BINS + 2 : pass == STAT_KTH_FINE ? KTH_ROUND_BINS : 2;
     unsigned n_blocks = launch_blocks(a.n_elems, KTH_BLOCK_ELEMS);
     n_blocks = (n_blocks < KTH_MAX_BLOCKS ? n_blocks : KTH_MAX_BLOCKS) * static_cast<unsigned>(a.n_models);
     return WM_LAUNCH(kernel, n_blocks, KTH_THREADS, shared_words * sizeof(uint32_t), stream, a);
@@ -357,6 +403,8 @@ static void place_results(kth_model *model, const struct statistics *s, size_t t
         model->results = counts + slot * KTH_FINE_BINS;
     else if (s->pass == STAT_KTH_TIES)
         model->results = static_cast<uint32_t *>(results) + slot * s->n_tiles + tile_index;
+    else if (s->pass == STAT_KTH_GUESS)
+        model->results = static_cast<uint32_t *>(results) + 2 * (slot * s->n_tiles + tile_index);
     else
         model->results = reinterpret_cast<uint32_t *>(counts + n_slots) + slot * device_chunks(s->tile_elems);
     model->found = counts + slot;

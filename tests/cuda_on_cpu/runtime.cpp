@@ -16,6 +16,7 @@
 #include "cuda_runtime.h"
 #include "fibers.h"
 #include "sanitizer_hooks.h"
+#include "stream_work.h"
 
 #include <deque>
 #include <linux/futex.h>
@@ -59,6 +60,7 @@ struct Op {
     char *token;
     Record *record;
     bool waits;
+    bool (*ready)(Stream *stream, void *data); /* null: always */
     void (*work)(Stream *stream, void *data);
     void (*drop)(void *data);
     void *data;
@@ -240,11 +242,32 @@ void release_record(Record *r)
 
 void flush(Stream *s, const Record *until);
 
+bool is_dead(const Stream *s)
+{
+    return machine->devices[s->device].sticky != cudaSuccess;
+}
+
+/* Work of another library may have to wait for its like on other devices; so does what comes after it, and what waits
+ * for that on other streams. */
+bool can_run(Stream *s, const Op &op)
+{
+    if (op.waits && !op.record->done) {
+        flush(op.record->stream, op.record);
+        return op.record->done;
+    }
+    if (!op.ready || is_dead(s))
+        return true;
+    void *host = tsan_current();
+    tsan_switch(s->tsan);
+    tsan_acquire(op.token);
+    bool ready = op.ready(s, op.data);
+    tsan_switch(host);
+    return ready;
+}
+
 void run_op(Stream *s, Op op)
 {
-    bool dead = machine->devices[s->device].sticky != cudaSuccess;
-    if (op.waits && !op.record->done)
-        flush(op.record->stream, op.record);
+    bool dead = is_dead(s);
     /* Not read as the stream: the C library writes the time to this thread's stack, where the host goes on. */
     double now = op.record ? seconds_now() : 0;
     void *host = tsan_current();
@@ -267,13 +290,29 @@ void run_op(Stream *s, Op op)
     free(op.token);
 }
 
+/* As far as it goes. */
 void flush(Stream *s, const Record *until)
 {
-    while (!s->queue.empty() && !(until && until->done)) {
+    while (!s->queue.empty() && !(until && until->done) && can_run(s, s->queue.front())) {
         Op op = s->queue.front();
         s->queue.pop_front();
         run_op(s, op);
     }
+}
+
+/* What a stream waits for, another thread submits: it gets the lock meanwhile. */
+void let_others()
+{
+    unlock();
+    syscall(SYS_sched_yield);
+    lock();
+}
+
+/* To the end, however long that takes. */
+void drain(Stream *s)
+{
+    for (flush(s, nullptr); !s->queue.empty(); flush(s, nullptr))
+        let_others();
 }
 
 void enqueue(Stream *s, Op op, bool now = false)
@@ -281,14 +320,16 @@ void enqueue(Stream *s, Op op, bool now = false)
     op.token = static_cast<char *>(malloc(8));
     tsan_release(op.token);
     s->queue.push_back(op);
-    if (now || !machine->config.lazy_streams)
+    if (now)
+        drain(s);
+    else if (!machine->config.lazy_streams)
         flush(s, nullptr);
 }
 
 /* The host has waited for the stream: it may now touch what the stream touched. */
 void join(Stream *s)
 {
-    flush(s, nullptr);
+    drain(s);
     if (!tsan_present())
         return;
     char *token = static_cast<char *>(malloc(8));
@@ -300,8 +341,23 @@ void join(Stream *s)
     free(token);
 }
 
+/* A stream with something left to do, as far as can be told now. */
+bool is_busy(int device)
+{
+    for (Stream *s : machine->streams) {
+        if (device >= 0 && s->device != device)
+            continue;
+        flush(s, nullptr);
+        if (!s->queue.empty())
+            return true;
+    }
+    return false;
+}
+
 void join_device(int device)
 {
+    while (is_busy(device)) /* streams come and go meanwhile */
+        let_others();
     for (Stream *s : machine->streams)
         if (device < 0 || s->device == device)
             join(s);
@@ -321,7 +377,7 @@ Stream *new_stream(int device)
 
 void free_stream(Stream *s)
 {
-    flush(s, nullptr);
+    drain(s);
     cuda_on_cpu::free_pool(s->pool);
     tsan_free_fiber(s->tsan);
     delete s;
@@ -599,6 +655,48 @@ cudaError_t submit(const void *kernel, const char *name, dim3 grid, dim3 block, 
 }
 
 } // namespace cuda_on_cpu
+
+/* ---- work of other libraries ---- */
+
+static bool foreign_ready(Stream *s, void *data)
+{
+    const cuda_on_cpu_work *w = static_cast<const cuda_on_cpu_work *>(data);
+    open_device(s->device, true);
+    bool ready = w->ready(w->data);
+    open_device(s->device, false);
+    return ready;
+}
+
+static void run_foreign(Stream *s, void *data)
+{
+    const cuda_on_cpu_work *w = static_cast<const cuda_on_cpu_work *>(data);
+    open_device(s->device, true);
+    w->run(w->data);
+    open_device(s->device, false);
+}
+
+static void drop_foreign(void *data)
+{
+    cuda_on_cpu_work *w = static_cast<cuda_on_cpu_work *>(data);
+    w->drop(w->data);
+    delete w;
+}
+
+int cuda_on_cpu_submit(cudaStream_t stream, int device, const cuda_on_cpu_work *work)
+{
+    return call([=] {
+        Stream *s = stream_of(stream);
+        if (!s || s->device != device)
+            return cudaErrorInvalidResourceHandle;
+        Op op = {};
+        op.ready = foreign_ready;
+        op.work = run_foreign;
+        op.drop = drop_foreign;
+        op.data = new cuda_on_cpu_work(*work);
+        enqueue(s, op);
+        return cudaSuccess;
+    });
+}
 
 /* ---- control ---- */
 
@@ -1098,6 +1196,9 @@ cudaError_t cudaStreamQuery(cudaStream_t stream)
             return cudaErrorInvalidResourceHandle;
         if (!s->queue.empty() && s->n_polls++ % 2 == 0)
             return cudaErrorNotReady;
+        flush(s, nullptr);
+        if (!s->queue.empty())
+            return cudaErrorNotReady;
         join(s);
         return error_of(s->device);
     });
@@ -1171,12 +1272,18 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
     });
 }
 
-static cudaError_t wait_for(Event *e)
+static cudaError_t wait_for(Event *e, bool to_the_end)
 {
     if (!e->latest)
         return cudaSuccess;
-    if (!e->latest->done)
-        flush(e->latest->stream, e->latest);
+    for (;; let_others()) {
+        if (!e->latest->done)
+            flush(e->latest->stream, e->latest);
+        if (e->latest->done)
+            break;
+        if (!to_the_end)
+            return cudaErrorNotReady;
+    }
     tsan_acquire(e->latest);
     return error_of(e->device);
 }
@@ -1189,7 +1296,7 @@ cudaError_t cudaEventQuery(cudaEvent_t event)
             return cudaErrorInvalidResourceHandle;
         if (e->latest && !e->latest->done && e->n_polls++ % 2 == 0)
             return cudaErrorNotReady;
-        return wait_for(e);
+        return wait_for(e, false);
     });
 }
 
@@ -1197,7 +1304,7 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event)
 {
     return call_that_frees([=] {
         Event *e = event_of(event);
-        return e ? wait_for(e) : cudaErrorInvalidResourceHandle;
+        return e ? wait_for(e, true) : cudaErrorInvalidResourceHandle;
     });
 }
 

@@ -7,6 +7,7 @@
  */
 #include "cuda_on_cpu.h"
 #include "cuda_runtime_api.h"
+#include "stream_work.h"
 
 #include <pthread.h>
 #include <setjmp.h>
@@ -14,6 +15,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include <cmocka.h>
 
@@ -353,6 +355,69 @@ static void test_which_errors_stay(void **state)
     }
 }
 
+/* Work of another library, which is ready when somebody says so. */
+struct foreign {
+    bool ready;
+    int n_run, n_dropped;
+};
+
+static bool foreign_ready(void *data)
+{
+    return __atomic_load_n(&((struct foreign *)data)->ready, __ATOMIC_ACQUIRE);
+}
+
+static void foreign_run(void *data)
+{
+    ((struct foreign *)data)->n_run++;
+}
+
+static void foreign_drop(void *data)
+{
+    ((struct foreign *)data)->n_dropped++;
+}
+
+static void *foreign_release(void *data)
+{
+    nanosleep(&(struct timespec){.tv_nsec = 20000000}, NULL);
+    __atomic_store_n(&((struct foreign *)data)->ready, true, __ATOMIC_RELEASE);
+    return NULL;
+}
+
+/* Until it is ready, what comes after it waits, on this stream and on those that wait for this one: questions say so,
+ * waits wait. */
+static void test_foreign_work_holds_up(void **state)
+{
+    (void)state;
+    for (int lazy = 0; lazy < 2; lazy++) {
+        struct foreign f = {0};
+        struct cuda_on_cpu_work work = {foreign_ready, foreign_run, foreign_drop, &f};
+        cudaEvent_t after;
+        pthread_t thread;
+        struct rig r;
+        start(lazy);
+        assert_int_equal(rig_init(&r), cudaSuccess);
+        assert_int_equal(cudaEventCreateWithFlags(&after, cudaEventDisableTiming), cudaSuccess);
+        assert_int_equal(cuda_on_cpu_submit(r.up, 1, &work), cudaErrorInvalidResourceHandle);
+        assert_int_equal(cuda_on_cpu_submit(r.up, 0, &work), cudaSuccess);
+        assert_int_equal(rig_copy(&r), cudaSuccess);
+        assert_int_equal(cudaEventRecord(after, r.down), cudaSuccess);
+        for (int i = 0; i < 4; i++) {
+            assert_int_equal(cudaEventQuery(after), cudaErrorNotReady);
+            assert_int_equal(cudaStreamQuery(r.up), cudaErrorNotReady);
+        }
+        assert_false(rig_arrived(&r));
+        assert_int_equal(pthread_create(&thread, NULL, foreign_release, &f), 0);
+        assert_int_equal(lazy ? cudaEventSynchronize(after) : cudaDeviceSynchronize(), cudaSuccess);
+        assert_true(rig_arrived(&r));
+        assert_int_equal(f.n_run, 1);
+        assert_int_equal(f.n_dropped, 1);
+        pthread_join(thread, NULL);
+        assert_int_equal(cudaEventDestroy(after), cudaSuccess);
+        rig_release(&r);
+        assert_no_leak();
+    }
+}
+
 static void test_no_device(void **state)
 {
     (void)state;
@@ -419,6 +484,7 @@ int main(void)
         cmocka_unit_test(test_every_call_fails),
         cmocka_unit_test(test_sticky_error),
         cmocka_unit_test(test_which_errors_stay),
+        cmocka_unit_test(test_foreign_work_holds_up),
         cmocka_unit_test(test_no_device),
         cmocka_unit_test(test_a_thread_a_device),
     };

@@ -1,14 +1,17 @@
 /*
  * device_equality.c: the CUDA kernels give the CPU's bytes: output, reports and everything the statistics fill in.
  *
- * What lives here: a grid of operations, types, shapes, tile sizes and alignments, each run on both, compared bit for
- * bit. It needs a device, or the test build that pretends one; without one it exits with 77 (skipped). What it must not
- * know: the right answer (the CPU's own tests do), the engine.
+ * What lives here: the operations, types and shapes of grid.h, each run on both, compared bit for bit; small tensors also
+ * as groups. It needs a device, or the test build that pretends one; without one it exits with 77 (skipped). What it must
+ * not know: the right answer (the CPU's own tests do), the engine.
  *
  *     device_equality [--every N]     takes one case in N of the grid (for tools that slow a kernel down)
  */
+#include "grid.h"
+
 #include "common/number_format.h"
-#include "methods/device.h"
+#include "methods/device_group.h"
+#include "statistics/model_statistics.h"
 
 #include <stdbool.h>
 #include <stdio.h>
@@ -17,87 +20,6 @@
 
 #define MAX_INPUTS TILE_MAX_INPUTS
 #define PAD_BYTES  256 /* guard behind every tensor; also room to shift it by one element */
-
-/* ---- the grid ----------------------------------------------------------------------------------------------- */
-
-struct setting {
-    const char *name;
-    double value;
-};
-
-struct operation {
-    const char *method;
-    int n_models;
-    bool has_base;
-    struct setting settings[3];
-};
-
-static const struct operation operations[] = {
-    {"passthrough", 1, false, {{0}}},
-    {"linear", 1, false, {{0}}},
-    {"linear", 2, false, {{0}}},
-    {"linear", 3, false, {{"normalize", 0}}},
-    {"linear", 4, false, {{0}}},
-    {"linear", 5, false, {{0}}},
-    {"linear", 8, false, {{0}}},
-    {"linear", 9, false, {{0}}},
-    {"linear", 64, false, {{0}}},
-    {"slerp", 2, false, {{"t", 0.3}}},
-    {"nuslerp", 2, false, {{0}}},
-    {"nuslerp", 2, true, {{0}}},
-    {"nuslerp", 2, false, {{"nuslerp_flatten", 0}}},
-    {"nuslerp", 2, true, {{"nuslerp_flatten", 0}}},
-    {"nuslerp", 2, true, {{"nuslerp_flatten", 0}, {"nuslerp_row_wise", 1}}},
-    {"task_arithmetic", 1, true, {{0}}},
-    {"task_arithmetic", 2, true, {{"lambda", 0.7}}},
-    {"task_arithmetic", 3, true, {{"normalize", 1}}},
-    {"task_arithmetic", 7, true, {{0}}},
-    {"task_arithmetic", 8, true, {{0}}},
-    {"task_arithmetic", 13, true, {{0}}},
-    {"ties", 1, true, {{"density", 0.5}}},
-    {"ties", 2, true, {{"density", 0.5}}},
-    {"ties", 2, true, {{"density", 1.0}}},
-    {"ties", 2, true, {{"density", 0.0}}},
-    {"ties", 3, true, {{"density", 0.2}, {"lambda", 0.5}}},
-    {"ties", 3, true, {{"density", 0.9}, {"normalize", 0}, {"rescale", RESCALE_L1}}},
-    {"ties", 5, true, {{"density", 0.01}}},
-    {"ties", 8, true, {{"density", 0.5}}},
-    {"ties", 11, true, {{"density", 0.4}}},
-    {"dare_linear", 2, true, {{"density", 0.5}, {"rescale", RESCALE_INV_DENSITY}}},
-    {"dare_linear", 3, true, {{"density", 0.3}, {"rescale", RESCALE_L1}}},
-    {"dare_ties", 2, true, {{"density", 0.5}, {"rescale", RESCALE_NONE}}},
-    {"dare_ties", 3, true, {{"density", 0.1}, {"normalize", 1}}},
-    {"dare_ties", 8, true, {{"density", 0.7}}},
-    {"dare_ties", 10, true, {{"density", 0.5}}},
-};
-#define N_OPERATIONS (sizeof operations / sizeof *operations)
-
-/* Types of the base, of even and of odd models, and of the output. */
-static const enum wm_dtype types[][4] = {
-    {WM_BF16, WM_BF16, WM_BF16, WM_BF16}, {WM_F16, WM_F16, WM_F16, WM_F16},   {WM_F32, WM_F32, WM_F32, WM_F32},
-    {WM_BF16, WM_F32, WM_F16, WM_BF16},   {WM_F32, WM_BF16, WM_BF16, WM_F16}, {WM_F64, WM_F64, WM_F32, WM_F64},
-};
-#define N_TYPES (sizeof types / sizeof *types)
-
-/* Rows and columns: DESIGN section 7's edges, around groups of 8, warps, and the chunk of 16384. */
-static const struct {
-    uint64_t n_rows, row_elems;
-} shapes[] = {{1, 1},     {1, 7},    {31, 1},    {4, 8},      {3, 11},    {5, 13},
-              {1, 511},   {8, 512},  {37, 129},  {1, 16383},  {128, 128}, {1, 16385},
-              {3, 16384}, {7, 9362}, {96, 1024}, {1, 131071}, {513, 257}, {640, 1000}};
-#define N_SHAPES (sizeof shapes / sizeof *shapes)
-
-/* What the inputs hold. */
-enum values { VALUES_USUAL, VALUES_EQUAL, VALUES_WILD, N_VALUES };
-static const char *const value_names[N_VALUES] = {"fine-tunes", "equal deltas", "infinities and NaN"};
-
-struct grid_case {
-    const struct operation *operation;
-    const enum wm_dtype *types;
-    uint64_t n_rows, row_elems, tile_elems;
-    enum values values;
-    bool shifted; /* tensors start one element past an aligned address */
-};
 
 /* ---- one case's memory -------------------------------------------------------------------------------------- */
 
@@ -235,6 +157,19 @@ struct side {
     float *vector_weights; /* a copy; NULL: none */
 };
 
+/* `trim: global` without a whole model: thresholds that some deltas equal, weights under which they cancel, and a majority
+ * for minus, unlike everywhere else. */
+static void complete(struct merge_op *op)
+{
+    struct model_thresholds thresholds = {.n_models = op->n_models, .majority = -1};
+
+    for (int m = 0; m < op->n_models; m++) {
+        thresholds.models[m].threshold = m % 3 == 2 ? 0x39000000u : 0x3b000000u; /* 2^-13, 2^-9 */
+        op->models[m].weight = 1.0f;
+    }
+    model_thresholds_apply(&thresholds, op);
+}
+
 static bool prepare(const struct grid_case *c, struct merge_op *op)
 {
     const struct operation *o = c->operation;
@@ -265,8 +200,11 @@ static bool prepare(const struct grid_case *c, struct merge_op *op)
     }
     for (int m = 0; m < o->n_models; m++)
         model_index[m] = m;
-    if (method->prepare(method, &args, op, message) == WM_OK)
+    if (method->prepare(method, &args, op, message) == WM_OK) {
+        if (op->model_statistics)
+            complete(op);
         return true;
+    }
     printf("device_equality: %s: %s\n", o->method, message);
     return false;
 }
@@ -376,6 +314,8 @@ static bool run_side(const struct grid_case *c, struct buffers *b, struct side *
         return false;
     if (statistics_first_pass(&side->op) != STAT_READY) {
         s = statistics_new(&side->op, c->tile_elems);
+        if (s && on_device && statistics_can_speculate(&side->op, c->tile_elems))
+            statistics_speculate(s); /* another way to the same threshold */
         while (s && statistics_pass(s) != STAT_READY) {
             uint64_t n_bytes = on_device ? device_pass_bytes(&side->op, s) : 0;
             if (n_bytes > 0)
@@ -440,35 +380,130 @@ static bool same_weights(const struct side *a, const struct side *b)
     return !a->vector_weights == !b->vector_weights;
 }
 
+static bool is_different(const struct grid_case *c, const char *wrong, size_t at, bool in_group)
+{
+    printf("DIFFERENT: %s%s, %d models%s, %llu x %llu, types %d %d %d -> %d, tiles of %llu, %s%s: %s %zu\n",
+           in_group ? "in a group: " : "", c->operation->method, c->operation->n_models,
+           c->operation->has_base ? " and a base" : "", (unsigned long long)c->n_rows, (unsigned long long)c->row_elems,
+           (int)c->types[0], (int)c->types[1], (int)c->types[2], (int)c->types[3], (unsigned long long)c->tile_elems,
+           value_names[c->values], c->shifted ? ", shifted" : "", wrong, at);
+    return false;
+}
+
+/* b->out is the CPU's output, `device` the device's with everything around it. */
+static bool compare(const struct grid_case *c, const struct buffers *b, const struct side *cpu, const struct side *gpu,
+                    const char *device, bool in_group)
+{
+    size_t at = 0;
+
+    if (!same_models(&cpu->op, &gpu->op) || !same_weights(cpu, gpu))
+        return is_different(c, "coefficients of the models", 0, in_group);
+    if (!same_report(&cpu->report, &gpu->report, merge_op_n_inputs(&cpu->op)))
+        return is_different(c, "report of values that are not finite", 0, in_group);
+    while (at < b->capacity && b->out[at] == device[at])
+        at++;
+    return at == b->capacity || is_different(c, "output byte", at, in_group);
+}
+
 static bool run_case(const struct grid_case *c, struct buffers *b, int *n_on_cpu, struct cpu_scratch *scratch)
 {
     struct side cpu, device;
-    int n_inputs = c->operation->n_models + c->operation->has_base;
-    const char *wrong = NULL;
-    size_t at = 0;
+    bool same;
 
     memset(b->out, 0x33, b->capacity); /* a byte outside the tensor that changes shows as well */
     CUDA(cudaMemsetAsync(b->device_out, 0x33, b->capacity, b->stream));
     if (!run_side(c, b, &cpu, false, n_on_cpu, scratch) || !run_side(c, b, &device, true, n_on_cpu, scratch))
         return false;
-    if (!same_models(&cpu.op, &device.op) || !same_weights(&cpu, &device))
-        wrong = "coefficients of the models";
-    else if (!same_report(&cpu.report, &device.report, n_inputs))
-        wrong = "report of values that are not finite";
-    else if (memcmp(b->out, b->device_out_home, b->capacity) != 0) {
-        wrong = "output byte";
-        while (b->out[at] == b->device_out_home[at])
-            at++;
-    }
-    if (wrong)
-        printf("DIFFERENT: %s, %d models%s, %llu x %llu, types %d %d %d -> %d, tiles of %llu, %s%s: %s %zu\n",
-               c->operation->method, c->operation->n_models, c->operation->has_base ? " and a base" : "",
-               (unsigned long long)c->n_rows, (unsigned long long)c->row_elems, (int)c->types[0], (int)c->types[1],
-               (int)c->types[2], (int)c->types[3], (unsigned long long)c->tile_elems, value_names[c->values],
-               c->shifted ? ", shifted" : "", wrong, at);
+    same = compare(c, b, &cpu, &device, b->device_out_home, false);
     free(cpu.vector_weights);
     free(device.vector_weights);
-    return wrong == NULL;
+    return same;
+}
+
+/* ---- groups ------------------------------------------------------------------------------------------------- */
+
+/* All operations that a group takes, on the same inputs. */
+struct group_run {
+    struct side sides[N_OPERATIONS];
+    struct device_group_tensor tensors[N_OPERATIONS];
+    struct grid_case cases[N_OPERATIONS];
+    size_t n;
+    char *device_out, *out, *device_table, *table, *device_results, *results;
+};
+
+static bool group_fill(const struct grid_case *c, struct buffers *b, int max_inputs, struct group_run *g)
+{
+    g->n = 0;
+    for (size_t o = 0; o < N_OPERATIONS; o++) {
+        struct side *side = &g->sides[g->n];
+        struct device_group_tensor *tensor = &g->tensors[g->n];
+        struct grid_case *own = &g->cases[g->n];
+        if (operations[o].n_models + operations[o].has_base > max_inputs)
+            continue;
+        memset(side, 0, sizeof *side);
+        memset(tensor, 0, sizeof *tensor);
+        merge_report_init(&side->report);
+        *own = *c;
+        own->operation = &operations[o];
+        own->tile_elems = DEVICE_GROUP_ELEMS;
+        if (!prepare(own, &side->op))
+            return false;
+        if (!device_group_takes(&side->op))
+            continue;
+        tensor->op = &side->op;
+        tensor->report = &side->report;
+        tile_at(own, &side->op, b->device, g->device_out + g->n * b->capacity, 0, &tensor->tile);
+        if (statistics_first_pass(&side->op) != STAT_READY)
+            tensor->statistics = statistics_new(&side->op, DEVICE_GROUP_ELEMS);
+        g->n++;
+    }
+    return true;
+}
+
+static bool run_group(const struct grid_case *c, struct buffers *b, int max_inputs, struct cpu_scratch *scratch)
+{
+    struct group_run *g = host_memory(sizeof *g);
+    struct device_group_round round;
+    int n_on_cpu = 0;
+    bool same;
+
+    CUDA(cudaMalloc((void **)&g->device_out, N_OPERATIONS * b->capacity));
+    CUDA(cudaMalloc((void **)&g->device_table, DEVICE_GROUP_TABLE_BYTES));
+    CUDA(cudaMalloc((void **)&g->device_results, DEVICE_GROUP_RESULT_BYTES));
+    g->table = host_memory(DEVICE_GROUP_TABLE_BYTES);
+    g->results = host_memory(DEVICE_GROUP_RESULT_BYTES);
+    g->out = host_memory(N_OPERATIONS * b->capacity);
+    CUDA(cudaMemsetAsync(g->device_out, 0x33, N_OPERATIONS * b->capacity, b->stream));
+    same = group_fill(c, b, max_inputs, g);
+    do {
+        device_group_plan(g->tensors, g->n, g->table, &round);
+        CUDA(cudaMemcpyAsync(g->device_table, g->table, round.n_table_bytes, cudaMemcpyHostToDevice, b->stream));
+        CUDA(cudaMemsetAsync(g->device_results, 0, round.n_result_bytes, b->stream));
+        CUDA(device_group_launch(&round, g->device_table, g->device_results, b->stream));
+        CUDA(cudaMemcpyAsync(g->results, g->device_results, round.n_result_bytes, cudaMemcpyDeviceToHost, b->stream));
+        CUDA(cudaStreamSynchronize(b->stream));
+        device_group_collect(g->tensors, g->n, g->results);
+        for (size_t i = 0; i < g->n; i++)
+            if (g->tensors[i].statistics)
+                statistics_finish_pass(g->tensors[i].statistics, &g->sides[i].op);
+    } while (!round.is_last);
+    CUDA(cudaMemcpyAsync(g->out, g->device_out, N_OPERATIONS * b->capacity, cudaMemcpyDeviceToHost, b->stream));
+    CUDA(cudaStreamSynchronize(b->stream));
+    for (size_t i = 0; i < g->n; i++) {
+        struct side cpu;
+        memset(b->out, 0x33, b->capacity);
+        same = run_side(&g->cases[i], b, &cpu, false, &n_on_cpu, scratch) && same;
+        same = compare(&g->cases[i], b, &cpu, &g->sides[i], g->out + i * b->capacity, true) && same;
+        statistics_free(g->tensors[i].statistics);
+    }
+    CUDA(cudaFree(g->device_out));
+    CUDA(cudaFree(g->device_table));
+    CUDA(cudaFree(g->device_results));
+    free(g->table);
+    free(g->results);
+    free(g->out);
+    free(g);
+    return same;
 }
 
 int main(int argc, char **argv)
@@ -513,6 +548,10 @@ int main(int argc, char **argv)
                     continue;
                 n_run++;
                 n_failed += !run_case(&c, &b, &n_on_cpu, scratch);
+            }
+            if (n_elems <= DEVICE_GROUP_ELEMS && number++ % every == 0) {
+                n_run++;
+                n_failed += !run_group(&c, &b, max_inputs, scratch);
             }
         }
         buffers_close(&b, max_inputs);

@@ -1,0 +1,104 @@
+/*
+ * backend_cuda.h: one NVIDIA GPU, among the files that drive it.
+ *
+ * What lives here: the state of the thread that drives a GPU, of a tensor and of a tile on its way, and what backend_cuda.c
+ * (opening, thread, tensors), backend_cuda_tiles.c and backend_cuda_groups.c take from each other. What it must not know:
+ * jobs, files, how kernels work.
+ */
+#ifndef WM_ENGINE_BACKEND_CUDA_H
+#define WM_ENGINE_BACKEND_CUDA_H
+
+#include "engine/backend.h"
+#include "methods/device.h"
+
+#define CUDA_DEPTH     6 /* tiles on their way: one uploading, one computing, one downloading, and as many waiting */
+#define CUDA_MAX_SPARE 4
+#define CUDA_NO_SLOT   UINT32_MAX
+
+struct cuda_memory {
+    void *at;
+    uint64_t n_bytes;
+};
+
+struct cuda_tensor {
+    bool resident, on_device; /* has slots of its own; worth the device at all   */
+    uint32_t *slots;          /* [n_tiles][n_inputs], resident only              */
+    unsigned char *uploaded;  /* [n_tiles][n_inputs]                             */
+    size_t first_tile, n_tiles;
+    int n_inputs;
+    struct cuda_memory results; /* of the current pass, on the device              */
+    uint64_t n_result_bytes;
+    enum stat_pass results_of;         /* STAT_READY: none                                */
+    struct cuda_memory vector_weights; /* the device's copy of op->vector_weights         */
+};
+
+struct cuda_slot {                    /* one tile on its way */
+    uint32_t inputs[TILE_MAX_INPUTS]; /* borrowed device slots, or CUDA_NO_SLOT                */
+    unsigned char *out;
+    struct device_report *report, *host_report;
+    cudaEvent_t uploaded, computed, done;
+    uint64_t age; /* when it was taken */
+    bool busy;
+};
+
+struct cuda_backend {
+    struct backend backend;
+    struct backend_cuda_options options;
+    char name[128];
+};
+
+struct cuda_group;
+
+/* Everything of the driving thread. */
+struct cuda_thread {
+    cudaStream_t upload, compute, download;
+    struct cuda_slot slots[CUDA_DEPTH];
+    unsigned char *memory, *out_memory;
+    uint64_t slot_bytes, out_slot_bytes;
+    uint32_t *free_slots, n_slots, n_free;
+    struct device_report *reports, *host_reports;
+    struct cuda_memory
+        spare[CUDA_MAX_SPARE]; /* of finished tensors, to be used again: cudaFree would wait for the whole device */
+    uint64_t submitted;
+    struct cpu_scratch *scratch;
+    unsigned char *check;     /* one output, for recomputing on the CPU */
+    uint64_t side_bytes;      /* of the device's memory, that are kept free for everything but tiles ... */
+    uint64_t side_used;       /* ... and how many are taken, spare ones included */
+    struct cuda_group *group; /* of backend_cuda_groups.c; NULL before the first group */
+};
+
+/* Marks the backend as lost, with the reason. */
+enum wm_status backend_cuda_lose(struct backend *b, cudaError_t code, const char *what, struct wm_error *err);
+
+/* Needs b, st, err and a label out. */
+#define CUDA(call, what)                                                                                               \
+    do {                                                                                                               \
+        cudaError_t code_ = (call);                                                                                    \
+        if (code_ != cudaSuccess) {                                                                                    \
+            st = backend_cuda_lose(b, code_, what, err);                                                               \
+            goto out;                                                                                                  \
+        }                                                                                                              \
+    } while (0)
+
+/* Device memory for results. memory->at is NULL without an error when there is no room: the CPU then does that part. */
+enum wm_status backend_cuda_take(struct backend *b, struct cuda_thread *t, uint64_t n_bytes, struct cuda_memory *memory,
+                                 struct wm_error *err);
+void backend_cuda_give(struct cuda_thread *t, struct cuda_memory *memory);
+
+/* Compares what the GPU made of a tile with what the CPU makes of it, for a share of all tiles; salt: a number that tells
+ * tiles apart that are alike. */
+enum wm_status backend_cuda_verify(struct backend *b, struct cuda_thread *t, const struct merge_op *op,
+                                   const struct merge_tile *tile, uint64_t salt, struct wm_error *err);
+
+/* NULL: nothing. */
+void backend_cuda_group_free(struct cuda_group *group);
+
+/* Of backend_ops. */
+enum wm_status backend_cuda_submit(struct backend *b, void *thread, struct backend_task *task, struct wm_error *err);
+enum wm_status backend_cuda_await(struct backend *b, void *thread, struct backend_task *task, struct wm_error *err);
+enum wm_status backend_cuda_finish_pass(struct backend *b, void *thread, void *tensor, struct merge_op *op,
+                                        struct statistics *statistics, enum stat_pass *next, struct wm_error *err);
+enum wm_status backend_cuda_run_group(struct backend *b, void *thread, struct backend_group *group,
+                                      struct wm_error *err);
+
+#endif

@@ -1,0 +1,294 @@
+/*
+ * backend_cuda_tiles.c: the way of one tile over a GPU.
+ *
+ * What lives here: uploads, launches and downloads of a tile, the results of a statistics pass, and the tiles that are
+ * computed a second time by the CPU. Uploads, kernels and downloads run on three streams that are ordered by events alone;
+ * the only waits are for the oldest tile and at the end of a pass. What it must not know: jobs, files, how kernels work.
+ */
+#include "engine/backend_cuda.h"
+
+#include "base/dtype.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- one tile ----------------------------------------------------------------------------------------------------- */
+
+/* What a tile's turn consists of. */
+struct turn {
+    bool statistics, combine;
+};
+
+static struct turn turn_of(const struct backend_task *task)
+{
+    enum stat_pass pass = task->statistics ? statistics_pass(task->statistics) : STAT_READY;
+    return (struct turn){pass != STAT_READY, pass == STAT_READY || pass == STAT_KTH_GUESS};
+}
+
+static void on_cpu(struct cuda_thread *t, struct backend_task *task)
+{
+    struct turn turn = turn_of(task);
+
+    merge_report_init(&task->report);
+    if (turn.statistics && turn.combine)
+        cpu_guess_tile(task->op, task->statistics, &task->tile, t->scratch, &task->report);
+    else if (turn.statistics)
+        cpu_statistics_tile(task->op, task->statistics, &task->tile, t->scratch);
+    else
+        cpu_combine_tile(task->op, task->statistics, &task->tile, t->scratch, &task->report);
+}
+
+/* The results of a pass begin as zeros, once per pass. 0 bytes: the device has no kernel for it. */
+static enum wm_status begin_results(struct backend *b, struct cuda_thread *t, struct cuda_tensor *x,
+                                    const struct backend_task *task, struct wm_error *err)
+{
+    enum wm_status st = WM_OK;
+    uint64_t n_bytes;
+
+    statistics_avoid_repeats(task->statistics); /* a device counts all bins: bets on samples are the CPU's */
+    n_bytes = device_pass_bytes(task->op, task->statistics);
+    if (n_bytes > x->results.n_bytes) {
+        backend_cuda_give(t, &x->results);
+        TRY(backend_cuda_take(b, t, n_bytes, &x->results, err));
+        if (!x->results.at)
+            n_bytes = 0;
+    }
+    x->n_result_bytes = n_bytes;
+    x->results_of = statistics_pass(task->statistics);
+    if (n_bytes)
+        CUDA(cudaMemsetAsync(x->results.at, 0, n_bytes, t->compute), "clearing statistics");
+out:
+    return st;
+}
+
+static enum wm_status upload_weights(struct backend *b, struct cuda_thread *t, struct cuda_tensor *x,
+                                     const struct merge_op *op, struct wm_error *err)
+{
+    uint64_t n_vectors = op->axis == AXIS_ROWS ? op->n_rows : op->row_elems;
+    size_t n_bytes = (size_t)(n_vectors * (uint64_t)op->n_models * sizeof(float));
+    enum wm_status st = WM_OK;
+
+    if (x->vector_weights.at || !op->vector_weights)
+        return WM_OK;
+    TRY(backend_cuda_take(b, t, n_bytes, &x->vector_weights, err));
+    if (!x->vector_weights.at)
+        goto out;
+    CUDA(cudaMemcpyAsync(x->vector_weights.at, op->vector_weights, n_bytes, cudaMemcpyHostToDevice, t->compute),
+         "uploading coefficients");
+    CUDA(cudaStreamSynchronize(t->compute), "uploading coefficients"); /* the source is pageable memory */
+out:
+    return st;
+}
+
+static void *slot_at(const struct cuda_thread *t, uint32_t slot)
+{
+    return t->memory + (uint64_t)slot * t->slot_bytes;
+}
+
+/* Puts the tile's inputs on the device (those that are not there yet) and their addresses into `device`. */
+static enum wm_status upload_inputs(struct backend *b, struct cuda_thread *t, struct cuda_tensor *x,
+                                    struct cuda_slot *slot, const struct backend_task *task, struct merge_tile *device,
+                                    struct wm_error *err)
+{
+    const struct merge_tile *tile = &task->tile;
+    enum wm_status st = WM_OK;
+
+    for (int i = 0; i < x->n_inputs; i++) {
+        size_t n_bytes = tile->n_elems * dtype_bits(tile->in_dtype[i]) / 8;
+        size_t at = (tile->index - x->first_tile) * (size_t)x->n_inputs + (size_t)i;
+        uint32_t where = x->resident ? x->slots[at] : (slot->inputs[i] = t->free_slots[--t->n_free]);
+        void *memory = slot_at(t, where);
+        device->in[i] = memory;
+        if (x->resident && x->uploaded[at])
+            continue;
+        CUDA(cudaMemcpyAsync(memory, tile->in[i], n_bytes, cudaMemcpyHostToDevice, t->upload), "uploading a tile");
+        if (x->resident)
+            x->uploaded[at] = 1;
+    }
+    CUDA(cudaEventRecord(slot->uploaded, t->upload), "uploading a tile");
+    CUDA(cudaStreamWaitEvent(t->compute, slot->uploaded, 0), "uploading a tile");
+out:
+    return st;
+}
+
+static struct cuda_slot *take_slot(struct cuda_thread *t)
+{
+    for (int i = 0; i < CUDA_DEPTH; i++) {
+        if (!t->slots[i].busy) {
+            t->slots[i].busy = true;
+            t->slots[i].age = t->submitted++;
+            for (int k = 0; k < TILE_MAX_INPUTS; k++)
+                t->slots[i].inputs[k] = CUDA_NO_SLOT;
+            return &t->slots[i];
+        }
+    }
+    return NULL; /* the caller keeps to backend->depth */
+}
+
+static void release_inputs(struct cuda_thread *t, struct cuda_slot *slot)
+{
+    for (int i = 0; i < TILE_MAX_INPUTS; i++) {
+        if (slot->inputs[i] != CUDA_NO_SLOT)
+            t->free_slots[t->n_free++] = slot->inputs[i];
+        slot->inputs[i] = CUDA_NO_SLOT;
+    }
+}
+
+/* Room for n inputs: tiles that are computed already, oldest first, give their inputs' slots back before they are
+ * awaited. There is always enough, since slots for streaming are never given to resident tensors. */
+static enum wm_status make_room(struct backend *b, struct cuda_thread *t, uint32_t n, struct wm_error *err)
+{
+    enum wm_status st = WM_OK;
+
+    while (t->n_free < n) {
+        struct cuda_slot *oldest = NULL;
+        for (int i = 0; i < CUDA_DEPTH; i++) {
+            struct cuda_slot *slot = &t->slots[i];
+            if (slot->busy && slot->inputs[0] != CUDA_NO_SLOT && (!oldest || slot->age < oldest->age))
+                oldest = slot;
+        }
+        if (!oldest) {
+            st = error_set(err, WM_BUG, "a GPU has no slots although none is in use");
+            goto out;
+        }
+        CUDA(cudaEventSynchronize(oldest->done), "computing");
+        release_inputs(t, oldest);
+    }
+out:
+    return st;
+}
+
+static enum wm_status combine(struct backend *b, struct cuda_thread *t, struct cuda_tensor *x, struct cuda_slot *slot,
+                              struct backend_task *task, struct merge_tile *device, struct wm_error *err)
+{
+    size_t n_bytes = task->tile.n_elems * dtype_bits(task->tile.out_dtype) / 8;
+    enum wm_status st = WM_OK;
+
+    device->out = slot->out;
+    CUDA(cudaMemsetAsync(slot->report, 0, sizeof *slot->report, t->compute), "launching a merge");
+    CUDA(device_combine_launch(task->op, device, x->vector_weights.at, slot->report, t->compute), "launching a merge");
+    CUDA(cudaEventRecord(slot->computed, t->compute), "launching a merge");
+    CUDA(cudaStreamWaitEvent(t->download, slot->computed, 0), "downloading a tile");
+    CUDA(cudaMemcpyAsync(task->tile.out, slot->out, n_bytes, cudaMemcpyDeviceToHost, t->download),
+         "downloading a tile");
+    CUDA(cudaMemcpyAsync(slot->host_report, slot->report, sizeof *slot->report, cudaMemcpyDeviceToHost, t->download),
+         "downloading a tile");
+out:
+    return st;
+}
+
+static enum wm_status launch(struct backend *b, struct cuda_thread *t, struct cuda_tensor *x, struct cuda_slot *slot,
+                             struct backend_task *task, struct turn turn, struct wm_error *err)
+{
+    struct merge_tile device = task->tile;
+    enum wm_status st = WM_OK;
+
+    TRY(upload_inputs(b, t, x, slot, task, &device, err));
+    if (turn.statistics)
+        CUDA(device_pass_launch(task->op, task->statistics, &device, x->results.at, t->compute),
+             "launching statistics");
+    if (turn.combine)
+        TRY(combine(b, t, x, slot, task, &device, err));
+    CUDA(cudaEventRecord(slot->done, turn.combine ? t->download : t->compute), "launching a tile's work");
+out:
+    return st;
+}
+
+enum wm_status backend_cuda_submit(struct backend *b, void *thread, struct backend_task *task, struct wm_error *err)
+{
+    struct cuda_thread *t = thread;
+    struct cuda_tensor *x = task->tensor;
+    struct turn turn = turn_of(task);
+    enum wm_status st = WM_OK;
+    struct cuda_slot *slot;
+
+    task->slot = NULL;
+    if (x->on_device && turn.statistics && x->results_of != statistics_pass(task->statistics))
+        TRY(begin_results(b, t, x, task, err));
+    if (x->on_device && turn.combine)
+        TRY(upload_weights(b, t, x, task->op, err));
+    if (!x->on_device || (turn.statistics && !x->n_result_bytes) ||
+        (turn.combine && task->op->vector_weights && !x->vector_weights.at)) {
+        on_cpu(t, task); /* too small, no kernel, or no room: the same bytes */
+        goto out;
+    }
+    if (!x->resident)
+        TRY(make_room(b, t, (uint32_t)x->n_inputs, err));
+    task->slot = slot = take_slot(t);
+    st = launch(b, t, x, slot, task, turn, err);
+out:
+    return st;
+}
+
+/* A share of the tiles is computed once more by the CPU: a GPU or a kernel that computes wrongly must not go unnoticed. */
+enum wm_status backend_cuda_verify(struct backend *b, struct cuda_thread *t, const struct merge_op *op,
+                                   const struct merge_tile *tile, uint64_t salt, struct wm_error *err)
+{
+    const struct cuda_backend *cuda = (const struct cuda_backend *)b;
+    uint64_t draw = (tile->first_elem / TILE_CHUNK_ELEMS + salt + 1) * 0x9E3779B97F4A7C15u ^ op->n_elems;
+    size_t n_bytes = tile->n_elems * dtype_bits(tile->out_dtype) / 8;
+    struct merge_tile again = *tile;
+    struct merge_report report;
+
+    if ((draw * 0xBF58476D1CE4E5B9u >> 32) % 1000 >= cuda->options.verify_per_1000)
+        return WM_OK;
+    again.out = t->check;
+    merge_report_init(&report);
+    cpu_combine_tile(op, NULL, &again, t->scratch, &report);
+    if (memcmp(t->check, tile->out, n_bytes) == 0)
+        return WM_OK;
+    return error_set(
+        err, WM_VERIFY_FAILED,
+        "GPU %d computed other bytes than the CPU in a sampled tile (elements %llu to %llu of a tensor); do "
+        "not trust this GPU: test it, and run the same command with --device cpu",
+        cuda->options.device, (unsigned long long)tile->first_elem,
+        (unsigned long long)(tile->first_elem + tile->n_elems));
+}
+
+enum wm_status backend_cuda_await(struct backend *b, void *thread, struct backend_task *task, struct wm_error *err)
+{
+    struct cuda_thread *t = thread;
+    struct cuda_slot *slot = task->slot;
+    enum wm_status st = WM_OK;
+
+    if (!slot)
+        return WM_OK; /* the CPU did it */
+    CUDA(cudaEventSynchronize(slot->done), "computing");
+    release_inputs(t, slot);
+    slot->busy = false;
+    if (turn_of(task).combine) {
+        merge_report_init(&task->report);
+        device_report_collect(slot->host_report, &task->report);
+        st = backend_cuda_verify(b, t, task->op, &task->tile, 0, err);
+    }
+out:
+    task->slot = NULL;
+    return st;
+}
+
+enum wm_status backend_cuda_finish_pass(struct backend *b, void *thread, void *tensor, struct merge_op *op,
+                                        struct statistics *statistics, enum stat_pass *next, struct wm_error *err)
+{
+    struct cuda_thread *t = thread;
+    struct cuda_tensor *x = tensor;
+    enum wm_status st = WM_OK;
+    void *results = NULL;
+
+    if (x->on_device && x->n_result_bytes && x->results_of == statistics_pass(statistics)) {
+        results = malloc(x->n_result_bytes);
+        if (!results) {
+            st = error_no_memory(err, "collecting statistics");
+            goto out;
+        }
+        CUDA(cudaMemcpyAsync(results, x->results.at, x->n_result_bytes, cudaMemcpyDeviceToHost, t->compute),
+             "downloading statistics");
+        CUDA(cudaStreamSynchronize(t->compute), "computing statistics");
+        device_pass_collect(op, statistics, results);
+    }
+    x->results_of = STAT_READY;
+    x->n_result_bytes = 0;
+    *next = statistics_finish_pass(statistics, op);
+out:
+    free(results);
+    return st;
+}

@@ -1,0 +1,268 @@
+/* Tiles on a GPU behind the backend interface: the CPU's bytes, reports and coefficients with and without a guessed
+ * threshold, whether tensors stay on the device or not, and a wrong byte is noticed. Runs on the pretended device. */
+#include "cuda_on_cpu.h"
+#include "device_cases.h"
+#include "engine/backend.h"
+
+enum { CHUNK = TILE_CHUNK_ELEMS };
+
+/* ---- a tensor through a backend, as the engine drives it ---------------------------------------------------- */
+
+struct tiles_run {
+    uint64_t tile_elems;
+    bool speculate;
+    int n_guessed, n_stand; /* tiles that GUESS merged; of these, those that are right */
+    struct merge_report report;
+    enum wm_status status;
+};
+
+static void fill_tile(const struct merge_op *op, const struct merge_tile *arrays, uint64_t tile_elems, size_t index,
+                      bool with_output, struct merge_tile *tile)
+{
+    uint64_t first = index * tile_elems;
+
+    *tile = *arrays;
+    tile->index = index;
+    tile->first_elem = first;
+    tile->n_elems = (size_t)(op->n_elems - first < tile_elems ? op->n_elems - first : tile_elems);
+    for (int i = 0; i < merge_op_n_inputs(op); i++)
+        tile->in[i] = (const char *)arrays->in[i] + first * dtype_width(arrays->in_dtype[i]);
+    tile->out = with_output ? (char *)arrays->out + first * dtype_width(arrays->out_dtype) : NULL;
+}
+
+/* One pass over all tiles that need it, as many at once as the backend takes. */
+static void pass_over_tiles(struct backend *b, void *thread, void *tensor, struct merge_op *op, struct statistics *s,
+                            const struct merge_tile *arrays, struct tiles_run *run, struct merge_report *reports)
+{
+    const enum stat_pass pass = s ? statistics_pass(s) : STAT_READY;
+    const size_t n_tiles = (size_t)((op->n_elems + run->tile_elems - 1) / run->tile_elems);
+    struct backend_task tasks[BACKEND_MAX_DEPTH];
+    struct wm_error err = WM_ERROR_INIT;
+    size_t n_begun = 0, n_ended = 0, next = 0;
+
+    while (run->status == WM_OK && (next < n_tiles || n_ended < n_begun)) {
+        if (next < n_tiles && n_begun - n_ended < (size_t)b->depth) {
+            struct backend_task *task = &tasks[n_begun % BACKEND_MAX_DEPTH];
+            size_t tile = next++;
+            if (pass == STAT_READY ? s && statistics_tile_stands(s, tile) : !statistics_needs_tile(s, tile)) {
+                run->n_stand += pass == STAT_READY;
+                continue;
+            }
+            *task = (struct backend_task){.op = op, .statistics = s, .tensor = tensor};
+            fill_tile(op, arrays, run->tile_elems, tile, pass == STAT_READY || pass == STAT_KTH_GUESS, &task->tile);
+            run->status = b->ops->submit(b, thread, task, &err);
+            run->n_guessed += pass == STAT_KTH_GUESS;
+            n_begun++;
+            continue;
+        }
+        struct backend_task *oldest = &tasks[n_ended++ % BACKEND_MAX_DEPTH];
+        run->status = b->ops->await(b, thread, oldest, &err);
+        if (pass == STAT_READY || pass == STAT_KTH_GUESS)
+            reports[oldest->tile.index] = oldest->report;
+    }
+}
+
+static void run_tensor(struct backend *b, void *thread, struct merge_op *op, const struct merge_tile *arrays,
+                       struct tiles_run *run)
+{
+    const size_t n_tiles = (size_t)((op->n_elems + run->tile_elems - 1) / run->tile_elems);
+    struct backend_tensor_info info = {.n_tiles = n_tiles,
+                                       .n_inputs = merge_op_n_inputs(op),
+                                       .n_elems = op->n_elems,
+                                       .tile_elems = run->tile_elems,
+                                       .has_statistics = statistics_first_pass(op) != STAT_READY};
+    struct merge_report *reports = calloc(n_tiles, sizeof *reports);
+    struct statistics *s = info.has_statistics ? statistics_new(op, run->tile_elems) : NULL;
+    enum stat_pass next = s ? statistics_pass(s) : STAT_READY;
+    struct wm_error err = WM_ERROR_INIT;
+    void *tensor = NULL;
+
+    assert_non_null(reports);
+    assert_int_equal(b->ops->tensor_new(b, thread, &info, &tensor, &err), WM_OK);
+    if (run->speculate && s) {
+        assert_true(statistics_can_speculate(op, run->tile_elems));
+        statistics_speculate(s);
+        next = statistics_pass(s);
+    }
+    while (next != STAT_READY && run->status == WM_OK) {
+        pass_over_tiles(b, thread, tensor, op, s, arrays, run, reports);
+        if (run->status == WM_OK)
+            run->status = b->ops->finish_pass(b, thread, tensor, op, s, &next, &err);
+    }
+    if (run->status == WM_OK)
+        pass_over_tiles(b, thread, tensor, op, s, arrays, run, reports);
+    merge_report_init(&run->report);
+    for (size_t tile = 0; tile < n_tiles; tile++)
+        merge_report_add(&run->report, &reports[tile]);
+    if (run->status != WM_OK && b->ops->abandon)
+        b->ops->abandon(b, thread);
+    b->ops->tensor_free(b, thread, tensor);
+    statistics_free(s);
+    op->vector_weights = NULL;
+    free(reports);
+}
+
+/* ---- cases -------------------------------------------------------------------------------------------------- */
+
+struct device {
+    bool lazy;
+    unsigned verify_per_1000;
+    uint64_t memory_bytes;
+};
+
+static struct backend *open_backend(const struct device *device, void **thread)
+{
+    struct cuda_on_cpu_config machine = cuda_on_cpu_default();
+    struct backend_cuda_options options = {.tile_in_bytes = CHUNK * 8,
+                                           .tile_out_bytes = CHUNK * 8,
+                                           .memory_bytes = device->memory_bytes,
+                                           .max_inputs = 5,
+                                           .verify_per_1000 = device->verify_per_1000};
+    struct wm_error err = WM_ERROR_INIT;
+    struct backend *b = NULL;
+
+    machine.lazy_streams = device->lazy;
+    cuda_on_cpu_configure(&machine);
+    assert_int_equal(backend_open_cuda(&b, &options, &err), WM_OK);
+    *thread = b->ops->thread_new(b, &err);
+    assert_non_null(*thread);
+    return b;
+}
+
+static void close_backend(struct backend *b, void *thread)
+{
+    char text[300];
+
+    b->ops->thread_free(b, thread);
+    b->ops->close(b);
+    if (cuda_on_cpu_leaks(text, sizeof text))
+        fail_msg("%s", text);
+}
+
+static void check(const struct method_case *c, const struct dtype_case *types, uint64_t n, enum pattern pattern,
+                  const struct device *device, bool speculate, struct tiles_run *run)
+{
+    struct merge_tile arrays = {.n_elems = (size_t)n, .out_dtype = types->out};
+    void *base = new_weights((size_t)n, types->base, 5), *thread, *out = new_array((size_t)n, types->out);
+    void *expected = new_array((size_t)n, types->out), *owned[TILE_MAX_INPUTS] = {NULL};
+    struct run cpu = {.tile_elems = CHUNK};
+    struct merge_op op, cpu_op;
+    char message[256] = "", what[256];
+    struct backend *b = open_backend(device, &thread);
+
+    snprintf(what, sizeof what, "%s of %d, %s, %s%s", c->method, c->n_models, types->name, pattern_names[pattern],
+             speculate ? ", speculated" : "");
+    assert_int_equal(prepare_op(&op, c->method, c->n_models, c->has_base, 1, n, 9, c->settings, message), WM_OK);
+    cpu_op = op;
+    for (int i = 0; i < merge_op_n_inputs(&op); i++) {
+        int m = i - (c->has_base ? 1 : 0);
+        enum wm_dtype dtype = m < 0 ? types->base : types->models[m % 3];
+        owned[i] = m < 0 ? base : new_model(pattern, base, types->base, (size_t)n, dtype, m);
+        arrays.in[i] = owned[i];
+        arrays.in_dtype[i] = dtype;
+    }
+    arrays.out = expected;
+    run_op(&cpu_op, &arrays, &cpu);
+    arrays.out = out;
+    *run = (struct tiles_run){.tile_elems = CHUNK, .speculate = speculate};
+    run_tensor(b, thread, &op, &arrays, run);
+    if (run->status == WM_OK) {
+        assert_same_op(&op, &cpu_op, what);
+        assert_same_elements(out, expected, types->out, (size_t)n, what);
+        assert_same_report(&run->report, &cpu.report, what);
+    }
+    close_backend(b, thread);
+    for (int i = 0; i < merge_op_n_inputs(&op); i++)
+        if (owned[i] != base)
+            free(owned[i]);
+    free(base);
+    free(out);
+    free(expected);
+}
+
+/* ---- tests -------------------------------------------------------------------------------------------------- */
+
+static const struct device devices[] = {
+    {false, 1000, 32u << 20}, {true, 0, 32u << 20}, {true, 1000, 4u << 20}}; /* in the last one nothing stays */
+static const struct method_case ties[] = {
+    {"ties", 2, true, {GLOBAL("weight", 0.5), GLOBAL("density", 0.3)}},
+    {"ties", 3, true, {GLOBAL("weight", 0.5), {"density", 0.6, 0}, {"density", 0.2, 1}, {"density", 1.0, 2}}},
+};
+
+static void every_method(void **state)
+{
+    struct tiles_run result;
+
+    (void)state;
+    for (size_t c = 0; c < N_METHOD_CASES; c++)
+        if (method_cases[c].n_models > 0 && c % EVERY == 0) {
+            check(&method_cases[c], &dtype_cases[c % N_DTYPE_CASES], 5 * CHUNK - 3, (enum pattern)(c % N_PATTERNS),
+                  &devices[c % 3], false, &result);
+            assert_int_equal(result.status, WM_OK);
+        }
+}
+
+/* Every tile is merged with the guess; those in which it was wrong are merged again, and only those. */
+static void speculation(void **state)
+{
+    static const enum pattern patterns[] = {NORMAL, NOT_FINITE, NO_CHANGE, CONSTANT};
+    const int n_tiles = 18;
+    int n_stand = 0, n_guessed = 0;
+    struct tiles_run result;
+
+    (void)state;
+    for (size_t i = 0; i<8; i += EVERY> 1 ? 3 : 1) {
+        check(&ties[i % 2], &dtype_cases[i % 3 == 0 ? 0 : 6], (uint64_t)n_tiles * CHUNK - 100, patterns[i / 2],
+              &devices[i % 3], true, &result);
+        assert_int_equal(result.status, WM_OK);
+        assert_true(result.n_guessed == 0 || result.n_guessed == n_tiles);
+        n_stand += result.n_stand;
+        n_guessed += result.n_guessed;
+    }
+    assert_in_range(n_stand, n_tiles / 2, n_guessed - 1);
+}
+
+static long spoil_byte = -1;
+cudaError_t __real_device_combine_launch(const struct merge_op *op, const struct merge_tile *tile,
+                                         const float *vector_weights, struct device_report *report,
+                                         cudaStream_t stream);
+cudaError_t __wrap_device_combine_launch(const struct merge_op *op, const struct merge_tile *tile,
+                                         const float *vector_weights, struct device_report *report,
+                                         cudaStream_t stream);
+
+/* Linked in place of device_combine_launch. */
+cudaError_t __wrap_device_combine_launch(const struct merge_op *op, const struct merge_tile *tile,
+                                         const float *vector_weights, struct device_report *report, cudaStream_t stream)
+{
+    cudaError_t error = __real_device_combine_launch(op, tile, vector_weights, report, stream);
+
+    if (error == cudaSuccess && spoil_byte >= 0 && tile->index == 3)
+        error = cudaMemsetAsync((char *)tile->out + spoil_byte, 0x55, 1, stream);
+    return error;
+}
+
+static void a_wrong_byte_is_noticed(void **state)
+{
+    struct tiles_run result;
+
+    (void)state;
+    for (int speculate = 0; speculate < 2; speculate++) {
+        spoil_byte = 77;
+        check(&ties[0], &dtype_cases[0], 18 * CHUNK, NORMAL, &devices[0], speculate, &result);
+        assert_int_equal(result.status, WM_VERIFY_FAILED);
+        spoil_byte = -1;
+        check(&ties[0], &dtype_cases[0], 18 * CHUNK, NORMAL, &devices[0], speculate, &result);
+        assert_int_equal(result.status, WM_OK);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_method),
+        cmocka_unit_test(speculation),
+        cmocka_unit_test(a_wrong_byte_is_noticed),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
