@@ -10,10 +10,10 @@
 # cores it takes about 8 minutes.
 #
 #   GPU_CHECK_SECONDS=540       all of it; later steps are left out when time is short
-#   GPU_CHECK_STEPS="a b"       only these: equality merges memcheck racecheck bench endtoend
+#   GPU_CHECK_STEPS="a b"       only these: equality nccl merges memcheck racecheck bench endtoend
 #   GPU_CHECK_DEVICE=cpu        a rehearsal without a GPU: the CPU takes its part, and bench is quick
 #   GPU_CHECK_LAYERS=32         layers of the 8B shape merged end to end (default: as many as fit into the RAM disk)
-set -u
+set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 root=$PWD
 gpu=$root/build/gpu
@@ -21,23 +21,34 @@ export PATH=$PATH:/usr/local/cuda/bin
 
 build() { # build ARCHS: configures and builds into build/gpu-build
     cmake -S "$root" -B "$root/build/gpu-build" -DCMAKE_BUILD_TYPE=Release -DCMAKE_C_FLAGS_RELEASE=-O3 -DWM_CUDA=ON \
-        -DWM_CUDA_ARCHS="$1" &&
+        -DWM_CUDA_ARCHS="$1" -DCMAKE_CUDA_FLAGS=--resource-usage &&
         cmake --build "$root/build/gpu-build" --parallel "$(nproc)" \
-            --target warpmerge_cli device_equality make_checkpoint plain_copy
+            --target warpmerge_cli device_equality nccl_ranks make_checkpoint plain_copy \
+            2>&1 | tee -a "$root/build/gpu-build/build.log" # what is not compiled again was said earlier
+}
+
+# What ptxas said of each kernel, the last time: registers, stack and spills (cuobjdump is not part of every toolkit).
+registers() {
+    awk '/Compiling entry function/ { split($0, quoted, "\047"); kernel = quoted[4] "\t" quoted[2] }
+         /bytes stack frame/ { stack[kernel] = $1 " bytes stack, " $5 " and " $9 " spilled" }
+         /Used [0-9]+ registers/ { sub(/.*Used /, ""); used[kernel] = $1 }
+         END { for (kernel in used) printf "%3d registers, %s\t%s\n", used[kernel], stack[kernel], kernel }' \
+        "$root/build/gpu-build/build.log" | sort -k7 | { c++filt 2>/dev/null || cat; }
 }
 
 pack() {
     build "${WM_CUDA_ARCHS:-90}" || exit 1
     rm -rf "$gpu"
     mkdir -p "$gpu/lib"
-    for program in warpmerge make_checkpoint plain_copy tests/device/device_equality; do
+    for program in warpmerge make_checkpoint plain_copy tests/device/device_equality tests/device/nccl_ranks; do
         cp "$root/build/gpu-build/$program" "$gpu/" || exit 1
         strip "$gpu/${program##*/}"
         # Everything but the C library, which every machine has (built here with an older one than it runs with).
         ldd "$gpu/${program##*/}" | awk '$3 ~ /^\// && $1 !~ /^(libc|libm|libpthread|libdl|librt)\./ { print $3 }' |
             xargs -r cp -Lut "$gpu/lib"
     done
-    cuobjdump -res-usage "$gpu/warpmerge" >"$gpu/registers.txt" 2>/dev/null || true
+    registers >"$gpu/registers.txt"
+    [ -s "$gpu/registers.txt" ] || { echo "nobody said how many registers the kernels use"; exit 1; }
     du -sh "$gpu"
     [ "$(du -sm "$gpu" | cut -f1)" -lt 60 ] || { echo "build/gpu is over 60 MiB"; exit 1; }
 }
@@ -62,7 +73,7 @@ limit=${GPU_CHECK_SECONDS:-540}
 device=${GPU_CHECK_DEVICE:-cuda}
 quick=
 [ "$device" = cuda ] || quick=--quick
-steps=${GPU_CHECK_STEPS:-equality merges memcheck racecheck bench endtoend}
+steps=${GPU_CHECK_STEPS:-equality nccl merges memcheck racecheck bench endtoend}
 rows=$out/gpu_check.rows
 : >"$rows"
 if [ ! -x "$gpu/warpmerge" ]; then
@@ -166,6 +177,10 @@ sanitizer() { # sanitizer TOOL EVERY: on a part of the grid, since it slows kern
     else
         row "$1" skip "no compute-sanitizer here"
     fi
+}
+
+nccl_library() { # PyTorch's, or else the system's: NCCL is too large to be carried
+    python3 -c 'import nvidia.nccl as nccl; print(list(nccl.__path__)[0] + "/lib/libnccl.so.2")' 2>/dev/null
 }
 
 number() { # number FILE KEY: of a JSON file's top level
@@ -317,6 +332,7 @@ bench() {
 
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader 2>/dev/null || echo "no nvidia-smi"
 wanted equality 20 && run equality 120 "$gpu/device_equality"
+wanted nccl 20 && run nccl 60 env WM_NCCL_LIBRARY="$(nccl_library)" "$gpu/nccl_ranks"
 if wanted merges 30; then
     if merges >"$out/merges.log" 2>&1; then verdict=pass; else verdict=FAIL; fi
     row merges "$verdict" "$(tail -n 1 "$out/merges.log")"

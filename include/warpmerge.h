@@ -116,13 +116,27 @@ enum wm_direct_io { WM_DIRECT_AUTO = 0, WM_DIRECT_ON, WM_DIRECT_OFF };
 
 /* What a merge has done so far. Rates are the caller's to derive. */
 struct wm_progress {
-    uint64_t bytes_read, bytes_to_read;     /* input tensor bytes; streamed statistics passes included */
+    uint64_t bytes_read, bytes_to_read;     /* input tensor bytes, statistics passes included; while surveying:
+                                               of that phase */
     uint64_t bytes_written, bytes_to_write; /* output tensor bytes, resumed ranges included            */
     uint64_t bytes_resumed;                 /* of bytes_written: taken over from an earlier run        */
     uint64_t tensors_done, n_tensors;
     double seconds;    /* since wm_merge_run began                                */
-    const char *phase; /* "merging", "syncing", "hashing", ...; static            */
+    const char *phase; /* "surveying", "merging", "syncing", "hashing", ...; static */
     const char *shard; /* file name of the shard last written; may be ""          */
+
+    /* Several ranks on one merge; all of it 0 where a process is alone. What is above is this rank's own share. */
+    int rank, n_ranks;
+    /* On rank 0 alone: the sums over all ranks, as far as they were heard of, from a few seconds ago. */
+    int n_ranks_heard;
+    uint64_t ranks_bytes_read, ranks_bytes_to_read, ranks_bytes_written, ranks_bytes_to_write, ranks_bytes_resumed;
+    uint64_t ranks_tensors_done, ranks_n_tensors;
+    double ranks_read_rate, ranks_write_rate; /* bytes per second, of the last ten seconds or so */
+    /* Bytes per second, read and written together: the slowest rank that has work left, and the median of all. 0 until
+     * two ranks have been measured. */
+    double slowest_rate, median_rate;
+    int slowest_rank;
+    const char *slowest_host; /* valid during the call */
 };
 
 struct wm_options {
@@ -155,6 +169,14 @@ struct wm_options {
     int device_index;             /* with WM_DEVICE_CUDA: 0 every GPU, else the n-th, counted from 1 */
     uint64_t device_memory_bytes; /* budget on each GPU; 0: nine tenths of what is free             */
     int verify_per_1000;          /* GPU tiles that the CPU recomputes and compares, per thousand   */
+    int n_ranks;                  /* processes that merge together, see wm_options_find_ranks; 0 or 1: this one alone.
+                                     wm_merge_describe shows who of them does what                   */
+    int rank;                     /* which of them this is, from 0                                   */
+    int local_rank, local_size;   /* and which of the processes on this machine; local_size 0: unknown */
+    char rank_job[128];           /* the same on every rank of this run; "": they find out           */
+    double rank_deadline_seconds; /* a rank without a sign of life for so long is lost; 0: 60        */
+    int part, n_parts;            /* n_parts > 0: compute the part-th (from 0) of so many parts, without talking to the
+                                     others; wm_merge_open_parts finishes                             */
 };
 #define WM_OPTIONS_INIT                                                                                                \
     {                                                                                                                  \
@@ -180,6 +202,24 @@ enum wm_status wm_merge_describe(const struct wm_merge *merge, int as_json, char
 /* Runs the merge, or continues an interrupted one: the same bytes either way. On success `out_path` is a complete
  * Hugging Face model directory; until then that name does not exist (or is untouched). */
 enum wm_status wm_merge_run(struct wm_merge *merge, struct wm_error *err);
+
+/* Which of several processes this one is: from what the user says (NULL: nothing; ranks may be "none") and from the
+ * variables of torchrun, Open MPI, Slurm, PMI and Kubernetes. Fills n_ranks, rank, local_rank, local_size and rank_job.
+ * WM_USAGE when statements contradict each other. */
+enum wm_status wm_options_find_ranks(struct wm_options *options, const char *rank, const char *ranks, const char *job,
+                                     struct wm_error *err);
+
+/* After all parts (options.n_parts) of a merge into out_path have been run: opens and plans the merge that verifies them
+ * and puts the output in place with wm_merge_run. Config and the options that decide bytes are those of the parts. Relative
+ * paths are taken from where the parts ran: the working directory must be that one. WM_NO_INPUT, WM_USAGE; running it
+ * fails with WM_TEMPORARY while parts are missing. */
+enum wm_status wm_merge_open_parts(struct wm_merge **merge, const char *out_path, const struct wm_options *options,
+                                   struct wm_error *err);
+
+/* What must be known of whole models before the merge (ties with trim: global), found ahead of it: wm_merge_run with the
+ * same recipe, inputs and options does not look for it again. Nothing to do for other recipes. What was found goes to
+ * `text`, as text or one JSON object. */
+enum wm_status wm_merge_stats(struct wm_merge *merge, int as_json, char **text, struct wm_error *err);
 
 /* What the run did: bytes, seconds, peak memory, share resumed, the limiting stage. As text or one JSON object. */
 enum wm_status wm_merge_summary(const struct wm_merge *merge, int as_json, char **text, struct wm_error *err);

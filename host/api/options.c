@@ -3,7 +3,7 @@
 
 #include "engine/engine.h"
 
-#include "plan/plan.h"
+#include "plan/plan_partition.h"
 
 #include <string.h>
 
@@ -41,6 +41,18 @@ static enum wm_status check(const struct wm_options *o, struct wm_error *err)
     if (o->device_index < 0 || o->verify_per_1000 < 0 || o->verify_per_1000 > 1000)
         return refuse(err,
                       "the GPU's number and the share of verified tiles cannot be negative, nor the share above 1");
+    if (o->n_ranks < 0 || o->n_ranks > PARTITION_MAX_RANKS)
+        return refuse(err, "the number of ranks (--ranks) must be from 1 to 65536, or 0 for one process alone");
+    if (o->n_ranks > 1 && (o->rank < 0 || o->rank >= o->n_ranks))
+        return refuse(err, "the rank (--rank) must be from 0 to one less than the number of ranks (--ranks)");
+    if (o->n_parts < 0 || o->n_parts > PARTITION_MAX_RANKS || (o->n_parts && (o->part < 0 || o->part >= o->n_parts)))
+        return refuse(err,
+                      "a part (--part K/N) is one of N, counted from 0: K must be less than N, and N at most 65536");
+    if (o->n_parts && o->n_ranks > 1)
+        return refuse(err, "parts (--part) are processes that do not talk, ranks are processes that do: choose one "
+                           "(--ranks none switches the launcher's ranks off)");
+    if (!(o->rank_deadline_seconds >= 0) || o->rank_deadline_seconds > 86400)
+        return refuse(err, "the deadline (--deadline) is in seconds, from 0 (chosen) to 86400");
     if ((int)o->device >= WM_DEVICE_AUTO && o->device <= WM_DEVICE_CUDA)
         return backends_check(o, err);
     return refuse(err, "`device` is WM_DEVICE_AUTO, WM_DEVICE_CPU or WM_DEVICE_CUDA");

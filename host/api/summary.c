@@ -2,6 +2,7 @@
 #include "api/summary.h"
 
 #include <inttypes.h>
+#include <string.h>
 
 static double rate(uint64_t n_bytes, double seconds)
 {
@@ -50,4 +51,99 @@ void api_summary(const struct plan *plan, const struct engine_result *result, co
         add_json(plan, result, out_path, out);
     else
         add_text(plan, result, out_path, out);
+}
+
+/* ---- a survey ------------------------------------------------------------------------------------------------ */
+
+static const char *majority_word(const struct model_thresholds *t)
+{
+    return t->majority > 0 ? "plus" : t->majority < 0 ? "minus" : "none";
+}
+
+static double threshold_value(const struct model_threshold *model)
+{
+    float value;
+
+    memcpy(&value, &model->threshold, sizeof value);
+    return (double)value;
+}
+
+static void add_survey_text(const struct plan *plan, const struct engine_result *r, const char *out_path,
+                            struct text *out)
+{
+    const struct model_thresholds *t = &r->thresholds;
+    char read[24], took[24], name[96];
+
+    if (!plan->n_survey_passes) {
+        text_addf(out, "%s: nothing to find before the merge, %s as configured works tensor by tensor\n", out_path,
+                  plan->recipe->method->name);
+        return;
+    }
+    if (r->survey_was_known)
+        text_addf(out, "%s: known from an earlier run\n", out_path);
+    else
+        text_addf(out, "%s: read %s in %s\n", out_path, text_decimal_bytes(read, sizeof read, r->bytes_read),
+                  text_seconds(took, sizeof took, r->seconds));
+    for (int m = 0; m < t->n_models; m++)
+        if (t->models[m].n_elems)
+            text_addf(out, "  %s: density %g keeps %" PRIu64 " of %" PRIu64 " elements, |delta| from %.6g on\n",
+                      text_display(name, sizeof name, plan_model_name(plan, m)), t->models[m].density,
+                      t->models[m].n_kept, t->models[m].n_elems, threshold_value(&t->models[m]));
+    text_addf(out, "  signs: %" PRIu64 " plus, %" PRIu64 " minus, %" PRIu64 " cancel exactly; majority: %s\n",
+              t->n_plus, t->n_minus, t->n_cancelled, majority_word(t));
+}
+
+static void add_survey_json(const struct plan *plan, const struct engine_result *r, const char *out_path,
+                            struct text *out)
+{
+    const struct model_thresholds *t = &r->thresholds;
+    const char *comma = "";
+
+    text_add(out, "{\n  \"schema\": \"warpmerge-stats\",\n  \"schema_version\": 1,\n  \"ok\": true,\n  \"version\": "
+                  "\"" WM_VERSION "\",\n  \"out\": ");
+    text_add_json(out, out_path);
+    text_addf(out, ",\n  \"passes\": %d,\n  \"was_known\": %s,\n  \"bytes_read\": %" PRIu64 ",\n  \"seconds\": %.6f",
+              plan->n_survey_passes, r->survey_was_known ? "true" : "false", r->bytes_read, r->seconds);
+    text_addf(out,
+              ",\n  \"n_plus\": %" PRIu64 ",\n  \"n_minus\": %" PRIu64 ",\n  \"n_cancelled\": %" PRIu64
+              ",\n  \"majority\": \"%s\",\n  \"models\": [",
+              t->n_plus, t->n_minus, t->n_cancelled, majority_word(t));
+    for (int m = 0; m < t->n_models; m++) {
+        if (!t->models[m].n_elems)
+            continue;
+        text_addf(out, "%s\n    {\"model\": ", comma);
+        text_add_json(out, plan_model_name(plan, m));
+        text_addf(out, ", \"density\": %.17g, \"n_elems\": %" PRIu64 ", \"n_kept\": %" PRIu64 ", \"threshold\": %.9g}",
+                  t->models[m].density, t->models[m].n_elems, t->models[m].n_kept, threshold_value(&t->models[m]));
+        comma = ",";
+    }
+    text_addf(out, "%s]\n}\n", *comma ? "\n  " : "");
+}
+
+void api_survey_summary(const struct plan *plan, const struct engine_result *result, const char *out_path, int as_json,
+                        struct text *out)
+{
+    if (as_json)
+        add_survey_json(plan, result, out_path, out);
+    else
+        add_survey_text(plan, result, out_path, out);
+}
+
+void api_part_summary(const struct wm_options *options, const struct engine_result *r, const char *out_path,
+                      int as_json, struct text *out)
+{
+    char read[32], written[32];
+
+    if (as_json) {
+        text_addf(out, "{\"part\": %d, \"n_parts\": %d, \"out\": ", options->part, options->n_parts);
+        text_add_json(out, out_path);
+        text_addf(out, ", \"bytes_read\": %llu, \"bytes_written\": %llu, \"bytes_resumed\": %llu, \"seconds\": %.3f}\n",
+                  (unsigned long long)r->bytes_read, (unsigned long long)r->bytes_written,
+                  (unsigned long long)r->bytes_resumed, r->seconds);
+        return;
+    }
+    text_addf(out, "part %d of %d is done: read %s and wrote %s in %.1f s\n", options->part, options->n_parts,
+              text_decimal_bytes(read, sizeof read, r->bytes_read),
+              text_decimal_bytes(written, sizeof written, r->bytes_written), r->seconds);
+    text_addf(out, "  when all are: warpmerge finish %s\n", out_path);
 }

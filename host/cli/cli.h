@@ -13,12 +13,15 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <time.h>
 
 /* ---- the command -------------------------------------------------------------------------------------------- */
 
 enum cli_verb {
     VERB_MERGE,
     VERB_PLAN,
+    VERB_STATS,
+    VERB_FINISH,
     VERB_INSPECT,
     VERB_METHODS,
     VERB_VERIFY,
@@ -44,8 +47,10 @@ struct cli_command {
     enum cli_progress progress;
     enum cli_color color;
     bool json, quiet, verbose, help, version;
+    const char *metrics;                           /* merge, stats; NULL: not given */
     int quick;                                     /* bench */
     const char *dir, *only, *csv, *svg;            /* bench; NULL: not given */
+    const char *rank, *ranks, *job;                /* as given; NULL: not given */
     const struct cli_option *notes[CLI_MAX_NOTES]; /* options given that mean nothing here, each once */
     int n_notes;
 };
@@ -61,6 +66,7 @@ enum cli_group {
     GROUP_MERGE,
     GROUP_OUTPUT,
     GROUP_RESOURCES,
+    GROUP_CLUSTER,
     GROUP_INPUTS,
     GROUP_BENCH,
     GROUP_GENERAL,
@@ -109,6 +115,8 @@ bool value_u64(const char *s, uint64_t *value);
 bool value_bytes(const char *s, bool mergekit, uint64_t *n_bytes);
 const char *value_bytes_text(char *buffer, size_t size, double n_bytes);     /* "2.20 GB" */
 const char *value_seconds_text(char *buffer, size_t size, double n_seconds); /* "1 min 02 s" */
+/* Bytes of the UTF-8 sequence at s (RFC 3629: no overlong forms, no surrogates, up to U+10FFFF), or 0. */
+size_t value_utf8_length(const char *s);
 /* A JSON string, quotes included; bytes that are no UTF-8 become U+FFFD. */
 void value_put_json(FILE *f, const char *s);
 /* Index of the candidate nearest to name, or -1 if none is near enough to suggest. */
@@ -121,6 +129,10 @@ struct terminal {
     bool line_open;               /* a progress line is on the screen and must be cleared first */
     bool quiet;                   /* no notes                                                   */
     bool json_lines;              /* messages as JSON lines too, so that the stream stays readable for programs */
+    bool started;                 /* the line that begins them was printed */
+    int rank, n_ranks;     /* of one merge; 0 ranks: alone. Ranks above 0 print problems alone, with their number */
+    int part, n_parts;     /* 0 parts: the whole */
+    struct timespec began; /* by the wall clock */
     char first_error[WM_ERROR_BYTES];
 };
 
@@ -132,6 +144,19 @@ void terminal_say(struct terminal *t, enum wm_severity severity, const char *tex
 /* The failure of a phase, unless its findings have said it already. */
 void terminal_fail(struct terminal *t, const struct wm_error *err);
 
+/* ---- events.c: standard error as JSON Lines, with --progress json -------------------------------------------- */
+
+/* Smoothed bytes per second. */
+struct rates {
+    double read, write;
+};
+
+void event_problem(struct terminal *t, enum wm_severity severity, const char *text);
+void event_progress(struct terminal *t, const char *event, const struct wm_progress *now, struct rates rates);
+/* The last line. `error`: NULL where all went well; `last`: NULL where nothing was begun. */
+void event_end(struct terminal *t, int exit_code, const char *error, const struct wm_progress *last,
+               struct rates rates);
+
 /* ---- progress.c --------------------------------------------------------------------------------------------- */
 
 struct progress {
@@ -139,14 +164,32 @@ struct progress {
     enum cli_progress mode; /* never AUTO */
     bool started;
     double last_seconds, last_share; /* of the last plain line                    */
-    double read_rate, write_rate;    /* bytes per second, smoothed                */
-    struct wm_progress last;         /* as of the last update of the rates        */
+    struct rates rates;
+    struct wm_progress last; /* as of the last update of the rates        */
     struct wm_progress first, latest;
 };
 
 void progress_init(struct progress *p, struct terminal *terminal, enum cli_progress mode);
 void progress_update(struct progress *p, const struct wm_progress *now);
 void progress_end(struct progress *p, bool ok);
+
+/* ---- metrics.c: what a monitor scrapes, with --metrics ------------------------------------------------------- */
+
+struct metrics {
+    struct terminal *terminal;
+    const char *path, *out;          /* as given; path NULL: no metrics. out may be NULL */
+    char *file;                      /* where they go: with ranks, path with the rank in it */
+    bool failed;                     /* said once, and not tried again */
+    double written_at;               /* by wm_progress.seconds; negative: never */
+    bool has_exit_code, has_success; /* of the last run that ended, this one or an earlier one */
+    int exit_code;
+    double success; /* seconds since 1970 */
+    struct wm_progress latest;
+};
+
+void metrics_init(struct metrics *m, struct terminal *terminal, const char *path, const char *out);
+void metrics_update(struct metrics *m, const struct wm_progress *now);
+void metrics_end(struct metrics *m, int exit_code);
 
 /* ---- session.c: what every verb does around its call into the library --------------------------------------- */
 
@@ -155,6 +198,7 @@ struct session {
     struct wm_options options; /* with callbacks into this session */
     struct terminal terminal;
     struct progress progress;
+    struct metrics metrics;
     int output_errno; /* of the first write to standard output that failed */
 };
 
@@ -167,10 +211,19 @@ int session_fail_with(struct session *s, const struct wm_error *err, int exit_co
 /* Exit code 0, or 74 when standard output could not take what was printed. */
 int session_end(struct session *s);
 
+/* ---- interrupt.c: SIGINT and SIGTERM stop the merge ----------------------------------------------------------- */
+
+void interrupt_as_init(void); /* before anything runs: signals end a process 1 as they end any other */
+void interrupt_begin(struct wm_merge *merge);
+void interrupt_end(void);
+int interrupt_exit_code(void); /* 130 or 143 */
+
 /* ---- verbs -------------------------------------------------------------------------------------------------- */
 
 int verb_merge(const struct cli_command *command);
 int verb_plan(const struct cli_command *command);
+int verb_stats(const struct cli_command *command);
+int verb_finish(const struct cli_command *command);
 int verb_inspect(const struct cli_command *command);
 int verb_methods(const struct cli_command *command);
 int verb_verify(const struct cli_command *command);

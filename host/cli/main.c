@@ -9,11 +9,10 @@
 #include <stdio.h>
 
 static int (*const verbs[N_VERBS])(const struct cli_command *) = {
-    [VERB_MERGE] = verb_merge,     [VERB_PLAN] = verb_plan,
-    [VERB_INSPECT] = verb_inspect, [VERB_METHODS] = verb_methods,
-    [VERB_VERIFY] = verb_verify,   [VERB_ENV] = verb_env,
-    [VERB_BENCH] = verb_bench,     [VERB_COMPLETION] = verb_completion,
-    [VERB_HELP] = verb_help,
+    [VERB_MERGE] = verb_merge,           [VERB_PLAN] = verb_plan,       [VERB_STATS] = verb_stats,
+    [VERB_FINISH] = verb_finish,         [VERB_INSPECT] = verb_inspect, [VERB_METHODS] = verb_methods,
+    [VERB_VERIFY] = verb_verify,         [VERB_ENV] = verb_env,         [VERB_BENCH] = verb_bench,
+    [VERB_COMPLETION] = verb_completion, [VERB_HELP] = verb_help,
 };
 
 int main(int argc, char **argv)
@@ -24,6 +23,7 @@ int main(int argc, char **argv)
     char problem[512];
 
     setvbuf(stdout, NULL, _IOFBF, (size_t)1 << 16); /* help goes out in one write, whose failure session_end sees */
+    interrupt_as_init();
     signal(SIGPIPE, SIG_IGN); /* a closed pipe shows as EPIPE, which session_end takes for a quiet end */
     if (!cli_parse(&command, argc, argv, problem)) {
         session_init(&s, &command);

@@ -165,6 +165,55 @@ static bool set_verify_sample(struct cli_command *c, const char *value, char pro
     return false;
 }
 
+/* For a merge the launcher's variables have a say as well (wm_options_find_ranks): the words are kept. */
+static bool set_ranks(struct cli_command *c, const char *value, char problem[256])
+{
+    uint64_t n = 0;
+
+    c->ranks = value;
+    if (strcmp(value, "none") == 0 || (value_u64(value, &n) && n >= 1 && n <= 65536)) {
+        c->options.n_ranks = (int)n;
+        return true;
+    }
+    snprintf(problem, 256, "takes a number from 1 to 65536, or none");
+    return false;
+}
+
+static bool set_rank(struct cli_command *c, const char *value, char problem[256])
+{
+    uint64_t n;
+
+    c->rank = value;
+    snprintf(problem, 256, "takes a number from 0 to 65535");
+    return value_u64(value, &n) && n < 65536;
+}
+
+static bool set_part(struct cli_command *c, const char *value, char problem[256])
+{
+    const char *slash = strchr(value, '/');
+    char first[16] = "";
+    uint64_t part, n_parts;
+
+    if (slash && slash - value < (long)sizeof first)
+        memcpy(first, value, (size_t)(slash - value));
+    if (slash && value_u64(first, &part) && value_u64(slash + 1, &n_parts) && part < n_parts && n_parts <= 65536) {
+        c->options.part = (int)part;
+        c->options.n_parts = (int)n_parts;
+        return true;
+    }
+    snprintf(problem, 256, "takes K/N, a part from 0 to N-1 and the number of parts, such as 0/8");
+    return false;
+}
+
+static bool set_deadline(struct cli_command *c, const char *value, char problem[256])
+{
+    char *end;
+
+    c->options.rank_deadline_seconds = strtod(value, &end);
+    snprintf(problem, 256, "takes seconds, from 1 to 86400");
+    return *value && !*end && c->options.rank_deadline_seconds >= 1.0 && c->options.rank_deadline_seconds <= 86400.0;
+}
+
 static bool set_cuda(struct cli_command *c, const char *value, char problem[256])
 {
     (void)problem;
@@ -202,6 +251,8 @@ SETS_NAME(set_dir, dir)
 SETS_NAME(set_only, only)
 SETS_NAME(set_csv, csv)
 SETS_NAME(set_svg, svg)
+SETS_NAME(set_job, job)
+SETS_NAME(set_metrics, metrics)
 SETS_BOOL(set_quick, quick, true)
 
 static bool set_safe_serialization(struct cli_command *c, const char *value, char problem[256])
@@ -215,20 +266,19 @@ static bool set_safe_serialization(struct cli_command *c, const char *value, cha
 
 /* ---- the table ---------------------------------------------------------------------------------------------- */
 
-#define MERGING  (VERB_BIT(VERB_MERGE) | VERB_BIT(VERB_PLAN))
+#define MERGING  (VERB_BIT(VERB_MERGE) | VERB_BIT(VERB_PLAN) | VERB_BIT(VERB_STATS))
+#define RUNNING  (MERGING | VERB_BIT(VERB_FINISH))
+#define WATCHED  (VERB_BIT(VERB_MERGE) | VERB_BIT(VERB_STATS) | VERB_BIT(VERB_FINISH))
 #define ANY      (VERB_BIT(N_VERBS) - 1)
 #define PRINTING (ANY & ~VERB_BIT(VERB_HELP) & ~VERB_BIT(VERB_COMPLETION))
 #define BENCH    VERB_BIT(VERB_BENCH)
 #define OPENING  (MERGING | VERB_BIT(VERB_INSPECT))
 
 const char *const cli_group_names[N_GROUPS] = {
-    [GROUP_MERGE] = "merging",
-    [GROUP_OUTPUT] = "output",
-    [GROUP_RESOURCES] = "resources",
-    [GROUP_INPUTS] = "inputs",
-    [GROUP_BENCH] = "measuring",
-    [GROUP_GENERAL] = "general",
-    [GROUP_MERGEKIT] = "mergekit-yaml's options",
+    [GROUP_MERGE] = "merging",       [GROUP_OUTPUT] = "output",
+    [GROUP_RESOURCES] = "resources", [GROUP_CLUSTER] = "several processes",
+    [GROUP_INPUTS] = "inputs",       [GROUP_BENCH] = "measuring",
+    [GROUP_GENERAL] = "general",     [GROUP_MERGEKIT] = "mergekit-yaml's options",
 };
 
 const struct cli_option cli_options[] = {
@@ -246,20 +296,20 @@ const struct cli_option cli_options[] = {
      set_copy_tokenizer},
     {"write-model-card", 0, KIND_SWITCH, NULL, NULL, GROUP_OUTPUT, MERGING,
      "write README.md and mergekit_config.yml (default: yes)", set_write_card},
-    {"sha256", 0, KIND_FLAG, NULL, NULL, GROUP_OUTPUT, MERGING, "put the SHA-256 of every shard into the manifest",
+    {"sha256", 0, KIND_FLAG, NULL, NULL, GROUP_OUTPUT, RUNNING, "put the SHA-256 of every shard into the manifest",
      set_sha256},
     {"overwrite", 0, KIND_FLAG, NULL, NULL, GROUP_OUTPUT, MERGING,
      "replace a non-empty output directory once the merge is complete", set_overwrite},
     {"restart", 0, KIND_FLAG, NULL, NULL, GROUP_OUTPUT, MERGING,
      "throw an unfinished merge away instead of continuing it", set_restart},
-    {"sync", 0, KIND_SWITCH, NULL, NULL, GROUP_OUTPUT, MERGING,
+    {"sync", 0, KIND_SWITCH, NULL, NULL, GROUP_OUTPUT, RUNNING,
      "make the output durable before it appears (default: yes; no: benchmarks)", set_sync},
 
-    {"memory", 0, KIND_VALUE, "SIZE", NULL, GROUP_RESOURCES, MERGING,
+    {"memory", 0, KIND_VALUE, "SIZE", NULL, GROUP_RESOURCES, RUNNING,
      "memory budget of the whole process; default 2GiB", set_memory},
-    {"threads", 'j', KIND_VALUE, "N", NULL, GROUP_RESOURCES, MERGING | BENCH | VERB_BIT(VERB_VERIFY),
+    {"threads", 'j', KIND_VALUE, "N", NULL, GROUP_RESOURCES, RUNNING | BENCH | VERB_BIT(VERB_VERIFY),
      "compute threads; default: the processors this process may use", set_threads},
-    {"io-threads", 0, KIND_VALUE, "N", NULL, GROUP_RESOURCES, MERGING, "reader threads; default: chosen",
+    {"io-threads", 0, KIND_VALUE, "N", NULL, GROUP_RESOURCES, RUNNING, "reader threads; default: chosen",
      set_io_threads},
     {"tile", 0, KIND_VALUE, "SIZE", NULL, GROUP_RESOURCES, MERGING,
      "bytes of one tile, 64KiB to 64MiB; default: chosen", set_tile},
@@ -269,10 +319,20 @@ const struct cli_option cli_options[] = {
      "memory budget on each GPU (default: nine tenths of what is free)", set_device_memory},
     {"verify-sample", 0, KIND_VALUE, "PERCENT", NULL, GROUP_RESOURCES, MERGING,
      "GPU tiles that the CPU recomputes and compares (default 0.1)", set_verify_sample},
+    {"ranks", 0, KIND_VALUE, "N", NULL, GROUP_CLUSTER, VERB_BIT(VERB_MERGE) | VERB_BIT(VERB_PLAN),
+     "processes that merge together (default: the launcher's; or none)", set_ranks},
+    {"rank", 0, KIND_VALUE, "K", NULL, GROUP_CLUSTER, VERB_BIT(VERB_MERGE),
+     "which of them this is, from 0 (default: what the launcher says)", set_rank},
+    {"job", 0, KIND_VALUE, "ID", NULL, GROUP_CLUSTER, VERB_BIT(VERB_MERGE),
+     "a name that is the same on all ranks of one run (default: the launcher's)", set_job},
+    {"deadline", 0, KIND_VALUE, "SECONDS", NULL, GROUP_CLUSTER, VERB_BIT(VERB_MERGE),
+     "a rank without a sign of life for so long is lost (default 60)", set_deadline},
+    {"part", 0, KIND_VALUE, "K/N", NULL, GROUP_CLUSTER, VERB_BIT(VERB_MERGE),
+     "merge the K-th of N parts (from 0), alone; see warpmerge finish", set_part},
     {"direct-io", 0, KIND_VALUE, "MODE", direct_modes, GROUP_RESOURCES, MERGING,
      "read past the page cache: auto (default), on, off", set_direct_io},
 
-    {"hub-cache", 0, KIND_VALUE, "DIR", NULL, GROUP_INPUTS, OPENING | VERB_BIT(VERB_ENV),
+    {"hub-cache", 0, KIND_VALUE, "DIR", NULL, GROUP_INPUTS, OPENING | VERB_BIT(VERB_FINISH) | VERB_BIT(VERB_ENV),
      "Hugging Face cache; default: HF_HUB_CACHE, HF_HOME, ~/.cache", set_hub_cache},
 
     {"quick", 0, KIND_FLAG, NULL, NULL, GROUP_BENCH, BENCH, "seconds instead of minutes: fewer sizes and samples",
@@ -285,8 +345,10 @@ const struct cli_option cli_options[] = {
 
     {"json", 0, KIND_FLAG, NULL, NULL, GROUP_GENERAL, PRINTING, "the result as one JSON object on standard output",
      set_json},
-    {"progress", 0, KIND_VALUE, "MODE", progress_modes, GROUP_GENERAL, VERB_BIT(VERB_MERGE) | BENCH,
+    {"progress", 0, KIND_VALUE, "MODE", progress_modes, GROUP_GENERAL, WATCHED | BENCH,
      "auto (default), bar, plain, json (lines on standard error), none", set_progress},
+    {"metrics", 0, KIND_VALUE, "FILE", NULL, GROUP_GENERAL, WATCHED,
+     "keep numbers for Prometheus' node_exporter in FILE (README)", set_metrics},
     {"quiet", 'q', KIND_FLAG, NULL, NULL, GROUP_GENERAL, PRINTING, "no progress, plan or notes; only the result's path",
      set_quiet},
     {"verbose", 'v', KIND_FLAG, NULL, NULL, GROUP_GENERAL, ANY, "accepted; errors are always complete", set_verbose},
@@ -336,7 +398,22 @@ const struct cli_verb_info cli_verbs[N_VERBS] = {
     [VERB_PLAN] = {"plan", "CONFIG [OUT]", "show what a merge would do, read only headers",
                    "Checks the config and every model against each other and prints the layout of the output, the\n"
                    "memory it would take and the bytes it would read. No tensor is read and nothing is written.",
-                   "  warpmerge plan ties.yml\n  warpmerge plan ties.yml out --memory 512MiB --json\n", 1, 2},
+                   "  warpmerge plan ties.yml\n  warpmerge plan ties.yml out --memory 512MiB --json\n"
+                   "  warpmerge plan ties.yml --ranks 8\n",
+                   1, 2},
+    [VERB_FINISH] =
+        {"finish", "OUT", "put an output in place that was merged in parts",
+         "After every part (merge --part K/N) has ended: reads everything they have written, compares it with\n"
+         "their journals, and puts OUT in place. Exit code 75 while parts are missing.",
+         "  warpmerge merge ties.yml out --part 0/2\n  warpmerge merge ties.yml out --part 1/2\n"
+         "  warpmerge finish out\n",
+         1, 1},
+    [VERB_STATS] =
+        {"stats", "CONFIG OUT", "only find what a merge must know of whole models",
+         "For ties with trim: global: reads every model as often as the thresholds need it and keeps them in the\n"
+         "unfinished directory beside OUT, where merge finds them. A merge does this by itself; this verb is for\n"
+         "jobs that merge in parts and share the result. Give the same options to both.",
+         "  warpmerge stats ties.yml out\n  warpmerge stats ties.yml out --json\n", 2, 2},
     [VERB_INSPECT] = {"inspect", "MODEL", "show files, types and tensors of a model",
                       "MODEL is a directory, a .safetensors file, or an id in the Hugging Face cache (org/name,\n"
                       "org/name@revision).",

@@ -1,11 +1,11 @@
 /*
- * progress.c: how far a merge is, on one line of a terminal, as plain lines in a log, or as JSON lines.
+ * progress.c: how far a merge is, on one line of a terminal, as plain lines in a log, or as events (events.c).
  *
- * What lives here: rates, time left, and the three drawings. What it must not know: what is being merged.
+ * What lives here: rates, time left, when a line is due, and the drawings. Of several ranks the first one draws for all;
+ * the others draw nothing. What it must not know: what is being merged.
  */
 #include "cli/cli.h"
 
-#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -15,6 +15,9 @@
 #define PHASE_WIDTH   9 /* of "finishing", the longest: the bar stays in place */
 #define MAX_CELLS     30
 #define SMOOTHING     0.3 /* weight of the newest interval; updates come about 5 times a second */
+/* A name from another machine is shown if it is one. */
+#define HOST_CHARACTERS "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_"
+#define SLOW_FACTOR     1.5 /* a rank that much slower than the median is named */
 
 void progress_init(struct progress *p, struct terminal *terminal, enum cli_progress mode)
 {
@@ -25,22 +28,42 @@ void progress_init(struct progress *p, struct terminal *terminal, enum cli_progr
         p->mode = terminal->quiet ? PROGRESS_NONE : terminal->can_redraw ? PROGRESS_BAR : PROGRESS_PLAIN;
 }
 
+/* Passes over the models come before the first byte is written: they are measured by what is read. */
+static bool only_reads(const struct wm_progress *now)
+{
+    return strcmp(now->phase, "surveying") == 0;
+}
+
+static double bytes_done(const struct wm_progress *now)
+{
+    return (double)(only_reads(now) ? now->bytes_read : now->bytes_written);
+}
+
+static double bytes_to_do(const struct wm_progress *now)
+{
+    return (double)(only_reads(now) ? now->bytes_to_read : now->bytes_to_write);
+}
+
 static double share_of(const struct wm_progress *now)
 {
-    return now->bytes_to_write ? (double)now->bytes_written / (double)now->bytes_to_write : 0.0;
+    return bytes_to_do(now) > 0.0 ? bytes_done(now) / bytes_to_do(now) : 0.0;
 }
 
 static void update_rates(struct progress *p, const struct wm_progress *now)
 {
     double interval = now->seconds - p->last.seconds;
 
-    if (interval < 0.1 || now->bytes_read < p->last.bytes_read || now->bytes_written < p->last.bytes_written)
+    if (interval < 0.1)
         return;
+    if (now->bytes_read < p->last.bytes_read || now->bytes_written < p->last.bytes_written) { /* another phase counts */
+        p->last = *now;
+        return;
+    }
     double read = (double)(now->bytes_read - p->last.bytes_read) / interval;
     double write = (double)(now->bytes_written - p->last.bytes_written) / interval;
     bool fresh = p->last.seconds == p->first.seconds;
-    p->read_rate = fresh ? read : p->read_rate + SMOOTHING * (read - p->read_rate);
-    p->write_rate = fresh ? write : p->write_rate + SMOOTHING * (write - p->write_rate);
+    p->rates.read = fresh ? read : p->rates.read + SMOOTHING * (read - p->rates.read);
+    p->rates.write = fresh ? write : p->rates.write + SMOOTHING * (write - p->rates.write);
     p->last = *now;
 }
 
@@ -48,12 +71,61 @@ static void update_rates(struct progress *p, const struct wm_progress *now)
 static bool seconds_left(const struct progress *p, const struct wm_progress *now, double *seconds)
 {
     double took = now->seconds - p->first.seconds;
-    double done = (double)now->bytes_written - (double)now->bytes_resumed;
+    double done = bytes_done(now) - (double)now->bytes_resumed;
 
-    if (took < 1.0 || done <= 0 || now->bytes_written >= now->bytes_to_write)
+    /* When this rank is through and others are not, the average says little: the slow ones are left. */
+    if (strcmp(now->phase, "waiting") == 0 && now->ranks_write_rate > 0.0) {
+        *seconds = (bytes_to_do(now) - bytes_done(now)) / now->ranks_write_rate;
+        return *seconds > 0.0;
+    }
+    if (took < 1.0 || done <= 0 || bytes_done(now) >= bytes_to_do(now))
         return false;
-    *seconds = took / done * (double)(now->bytes_to_write - now->bytes_written);
+    *seconds = took / done * (bytes_to_do(now) - bytes_done(now));
     return true;
+}
+
+/* What rank 0 shows: everybody's bytes as if they were its own. Their rates are smooth already, the sums come in steps. */
+static struct wm_progress of_all_ranks(const struct wm_progress *now)
+{
+    struct wm_progress all = *now;
+
+    if (now->n_ranks_heard) {
+        all.bytes_read = now->ranks_bytes_read;
+        all.bytes_to_read = now->ranks_bytes_to_read;
+        all.bytes_written = now->ranks_bytes_written;
+        all.bytes_to_write = now->ranks_bytes_to_write;
+        all.bytes_resumed = now->ranks_bytes_resumed;
+        all.tensors_done = now->ranks_tensors_done;
+        all.n_tensors = now->ranks_n_tensors;
+        all.shard = "";
+    }
+    return all;
+}
+
+static struct rates rates_of_all(const struct progress *p, const struct wm_progress *now)
+{
+    return now->n_ranks_heard ? (struct rates){now->ranks_read_rate, now->ranks_write_rate} : p->rates;
+}
+
+/* "8 ranks", "5 of 8 ranks", and the one that the others will wait for; "" alone. */
+static const char *ranks_text(char *text, size_t size, const struct wm_progress *now)
+{
+    char rate[24], host[72] = "";
+    int n = 0;
+
+    *text = '\0';
+    if (!now->n_ranks_heard)
+        return text;
+    if (now->n_ranks_heard < now->n_ranks)
+        n = snprintf(text, size, "%d of ", now->n_ranks_heard);
+    n += snprintf(text + n, size - (size_t)n, "%d ranks", now->n_ranks);
+    if (now->slowest_rate * SLOW_FACTOR >= now->median_rate)
+        return text;
+    if (now->slowest_host && strspn(now->slowest_host, HOST_CHARACTERS) == strlen(now->slowest_host))
+        snprintf(host, sizeof host, " on %.60s", now->slowest_host);
+    snprintf(text + n, size - (size_t)n, ", slowest rank %d%s: %s/s", now->slowest_rank, host,
+             value_bytes_text(rate, sizeof rate, now->slowest_rate));
+    return text;
 }
 
 /* ---- a terminal's line -------------------------------------------------------------------------------------- */
@@ -70,8 +142,9 @@ static void add_part(char *line, size_t size, int width, const char *part)
 static void draw_bar(struct progress *p, const struct wm_progress *now)
 {
     const struct terminal *t = p->terminal;
-    char done[24], all[24], rate[24], rate2[24], left[24], part[96], line[512] = "";
+    char done[24], all[24], rate[24], rate2[24], left[24], part[160], line[512] = "";
     int width = terminal_width() - 1, cells = width / 4, fixed = PHASE_WIDTH + 1 + 6; /* "merging   " ... " 100 %" */
+    struct rates rates = rates_of_all(p, now);
     double share = share_of(now), seconds;
     const char *full = t->utf8 ? "\xe2\x94\x81" : "=", *empty = t->utf8 ? "\xe2\x94\x80" : "-"; /* box drawing lines */
 
@@ -79,19 +152,20 @@ static void draw_bar(struct progress *p, const struct wm_progress *now)
     cells = cells > width - fixed ? width - fixed : cells;
     cells = cells < 0 ? 0 : cells;
     width -= fixed + cells;
-    value_bytes_text(done, sizeof done, (double)now->bytes_written);
-    value_bytes_text(all, sizeof all, (double)now->bytes_to_write);
+    value_bytes_text(done, sizeof done, bytes_done(now));
+    value_bytes_text(all, sizeof all, bytes_to_do(now));
     snprintf(part, sizeof part, "%s of %s", done, all);
     add_part(line, sizeof line, width, part);
-    if (p->read_rate > 0 && now->bytes_written < now->bytes_to_write) {
-        snprintf(part, sizeof part, "read %s/s  write %s/s", value_bytes_text(rate, sizeof rate, p->read_rate),
-                 value_bytes_text(rate2, sizeof rate2, p->write_rate));
+    if (rates.read > 0 && now->bytes_written < now->bytes_to_write) {
+        snprintf(part, sizeof part, "read %s/s  write %s/s", value_bytes_text(rate, sizeof rate, rates.read),
+                 value_bytes_text(rate2, sizeof rate2, rates.write));
         add_part(line, sizeof line, width, part);
     }
     if (seconds_left(p, now, &seconds)) {
         snprintf(part, sizeof part, "%s left", value_seconds_text(left, sizeof left, seconds));
         add_part(line, sizeof line, width, part);
     }
+    add_part(line, sizeof line, width, ranks_text(part, sizeof part, now));
     add_part(line, sizeof line, width, now->shard ? now->shard : "");
 
     fprintf(stderr, "\r%-*s %s", PHASE_WIDTH, now->phase, t->color ? "\033[36m" : "");
@@ -109,67 +183,64 @@ static void draw_bar(struct progress *p, const struct wm_progress *now)
 
 static void print_plain(struct progress *p, const struct wm_progress *now)
 {
-    char done[24], all[24], rate[24], rate2[24], left[24];
+    char done[24], all[24], rate[24], rate2[24], left[24], ranks[160];
+    struct rates rates = rates_of_all(p, now);
     double seconds;
 
     fprintf(stderr, "%s: %d %%, %s of %s", now->phase, (int)(share_of(now) * 100.0),
-            value_bytes_text(done, sizeof done, (double)now->bytes_written),
-            value_bytes_text(all, sizeof all, (double)now->bytes_to_write));
-    if (p->read_rate > 0)
-        fprintf(stderr, ", read %s/s, write %s/s", value_bytes_text(rate, sizeof rate, p->read_rate),
-                value_bytes_text(rate2, sizeof rate2, p->write_rate));
+            value_bytes_text(done, sizeof done, bytes_done(now)), value_bytes_text(all, sizeof all, bytes_to_do(now)));
+    if (rates.read > 0)
+        fprintf(stderr, ", read %s/s, write %s/s", value_bytes_text(rate, sizeof rate, rates.read),
+                value_bytes_text(rate2, sizeof rate2, rates.write));
     if (seconds_left(p, now, &seconds))
         fprintf(stderr, ", %s left", value_seconds_text(left, sizeof left, seconds));
+    if (*ranks_text(ranks, sizeof ranks, now))
+        fprintf(stderr, ", %s", ranks);
     fprintf(stderr, "%s%s\n", now->shard && *now->shard ? ", " : "", now->shard ? now->shard : "");
     fflush(stderr);
 }
 
-/* Phase and shard are names of ours: no character in them needs an escape. */
-static void print_json(const struct progress *p, const struct wm_progress *now)
+/* Every rank has its own events, of its own share; drawings are of all. */
+static void remember(struct progress *p, const struct wm_progress *now)
 {
-    fprintf(stderr,
-            "{\"event\": \"progress\", \"phase\": \"%s\", \"seconds\": %.3f, \"bytes_read\": %" PRIu64
-            ", \"bytes_to_read\": %" PRIu64 ", \"bytes_written\": %" PRIu64 ", \"bytes_to_write\": %" PRIu64
-            ", \"bytes_resumed\": %" PRIu64 ", \"tensors_done\": %" PRIu64 ", \"n_tensors\": %" PRIu64
-            ", \"read_bytes_per_second\": %.0f, \"write_bytes_per_second\": %.0f, \"shard\": \"%s\"}\n",
-            now->phase, now->seconds, now->bytes_read, now->bytes_to_read, now->bytes_written, now->bytes_to_write,
-            now->bytes_resumed, now->tensors_done, now->n_tensors, p->read_rate, p->write_rate,
-            now->shard ? now->shard : "");
-    fflush(stderr);
+    if (!p->started)
+        p->first = p->last = *now;
+    else if (only_reads(now) != only_reads(&p->latest)) { /* the time left is that of this phase */
+        p->first = *now;
+        p->last_share = 0.0;
+    }
+    update_rates(p, now);
+    p->latest = *now;
+    p->latest.shard = p->latest.slowest_host = ""; /* valid during the call only */
+    p->started = true;
 }
 
-static void print_line(struct progress *p, const struct wm_progress *now)
+static void tell_event(struct progress *p, const struct wm_progress *now, bool new_phase)
 {
-    if (p->mode == PROGRESS_JSON)
-        print_json(p, now);
-    else
-        print_plain(p, now);
+    if (!new_phase && now->seconds - p->last_seconds < JSON_SECONDS)
+        return;
+    event_progress(p->terminal, new_phase ? "phase" : "progress", now, p->rates);
     p->last_seconds = now->seconds;
-    p->last_share = share_of(now);
 }
 
 void progress_update(struct progress *p, const struct wm_progress *now)
 {
-    bool first = !p->started, due;
+    bool first = !p->started, new_phase = first || strcmp(now->phase, p->latest.phase) != 0;
+    struct wm_progress shown = p->mode == PROGRESS_JSON ? *now : of_all_ranks(now);
 
-    if (p->mode == PROGRESS_NONE)
+    if (p->mode == PROGRESS_NONE || (p->mode != PROGRESS_JSON && p->terminal->rank > 0))
         return;
-    if (first) {
-        p->started = true;
-        p->first = p->last = *now;
+    remember(p, &shown);
+    if (p->mode == PROGRESS_JSON) {
+        tell_event(p, &shown, new_phase);
+    } else if (p->mode == PROGRESS_BAR) {
+        draw_bar(p, &shown);
+    } else if (first ||
+               (now->seconds - p->last_seconds >= PLAIN_SECONDS && share_of(&shown) - p->last_share >= PLAIN_SHARE)) {
+        print_plain(p, &shown);
+        p->last_seconds = now->seconds;
+        p->last_share = share_of(&shown);
     }
-    p->latest = *now;
-    update_rates(p, now);
-    if (p->mode == PROGRESS_BAR) {
-        draw_bar(p, now);
-        return;
-    }
-    if (p->mode == PROGRESS_JSON)
-        due = now->seconds - p->last_seconds >= JSON_SECONDS;
-    else
-        due = now->seconds - p->last_seconds >= PLAIN_SECONDS && share_of(now) - p->last_share >= PLAIN_SHARE;
-    if (first || due)
-        print_line(p, now);
 }
 
 void progress_end(struct progress *p, bool ok)
@@ -177,12 +248,8 @@ void progress_end(struct progress *p, bool ok)
     char wrote[24], took[24];
 
     terminal_clear_line(p->terminal);
-    if (!p->started || p->mode == PROGRESS_BAR)
+    if (!p->started || p->mode == PROGRESS_BAR || p->mode == PROGRESS_JSON) /* the last event has the exit code too */
         return;
-    if (p->mode == PROGRESS_JSON) {
-        print_json(p, &p->latest);
-        return;
-    }
     fprintf(stderr, "%s: %s in %s\n", ok ? "merged" : "stopped",
             value_bytes_text(wrote, sizeof wrote, (double)p->latest.bytes_written),
             value_seconds_text(took, sizeof took, p->latest.seconds));

@@ -10,10 +10,22 @@
 #include <stdio.h>
 #include <string.h>
 
+/* The verb finds out which rank it is after the session began. For `plan` ranks are a question, not a state. */
+static void know_self(struct session *s)
+{
+    if (s->command->verb != VERB_MERGE)
+        return;
+    s->terminal.rank = s->options.rank;
+    s->terminal.n_ranks = s->options.n_ranks;
+    s->terminal.part = s->options.part;
+    s->terminal.n_parts = s->options.n_parts;
+}
+
 static void on_problem(void *user, const struct wm_problem *problem)
 {
     struct session *s = user;
 
+    know_self(s);
     terminal_say(&s->terminal, problem->severity, problem->text);
 }
 
@@ -21,7 +33,9 @@ static int on_progress(void *user, const struct wm_progress *now)
 {
     struct session *s = user;
 
+    know_self(s);
     progress_update(&s->progress, now);
+    metrics_update(&s->metrics, now);
     return 0;
 }
 
@@ -50,7 +64,19 @@ void session_init(struct session *s, const struct cli_command *command)
     s->options.user = s;
     terminal_init(&s->terminal, command);
     progress_init(&s->progress, &s->terminal, command->progress);
+    metrics_init(&s->metrics, &s->terminal, command->metrics,
+                 command->n_operands ? command->operands[command->n_operands - 1] : NULL);
     tell_notes(s);
+}
+
+/* What standard error and the monitor hear last. */
+static void close_books(struct session *s, int exit_code, const char *error)
+{
+    const struct progress *p = &s->progress;
+
+    metrics_end(&s->metrics, exit_code);
+    if (s->terminal.json_lines)
+        event_end(&s->terminal, exit_code, error, p->started ? &p->latest : NULL, p->rates);
 }
 
 void session_print(struct session *s, char *text)
@@ -62,7 +88,9 @@ void session_print(struct session *s, char *text)
 
 int session_fail_with(struct session *s, const struct wm_error *err, int exit_code)
 {
+    know_self(s);
     terminal_fail(&s->terminal, err);
+    close_books(s, exit_code, err->message);
     if (s->command->json) {
         printf("{\n  \"ok\": false,\n  \"status\": \"%s\",\n  \"exit_code\": %d,\n  \"message\": ",
                wm_status_name(err->status), exit_code);
@@ -82,12 +110,16 @@ int session_end(struct session *s)
 {
     char text[256];
 
+    know_self(s);
     if (fflush(stdout) != 0 && !s->output_errno)
         s->output_errno = errno;
     /* A reader that has seen enough (head, less) closes the pipe; that is no failure of ours. */
-    if (!s->output_errno || s->output_errno == EPIPE)
+    if (!s->output_errno || s->output_errno == EPIPE) {
+        close_books(s, 0, NULL);
         return 0;
+    }
     snprintf(text, sizeof text, "cannot write to standard output: %s", strerror(s->output_errno));
     terminal_say(&s->terminal, WM_ERROR, text);
+    close_books(s, wm_exit_code(WM_IO), text);
     return wm_exit_code(WM_IO);
 }

@@ -51,6 +51,7 @@ void terminal_init(struct terminal *t, const struct cli_command *command)
     t->utf8 = speaks_utf8();
     t->quiet = command->quiet;
     t->json_lines = command->progress == PROGRESS_JSON;
+    clock_gettime(CLOCK_REALTIME, &t->began);
 }
 
 int terminal_width(void)
@@ -90,15 +91,15 @@ void terminal_say(struct terminal *t, enum wm_severity severity, const char *tex
 
     if (severity == WM_ERROR && !t->first_error[0])
         snprintf(t->first_error, sizeof t->first_error, "%s", text);
-    if (severity == WM_NOTE && t->quiet)
+    if (severity == WM_NOTE && (t->quiet || (t->rank > 0 && !t->json_lines)))
         return;
     terminal_clear_line(t);
     if (t->json_lines) {
-        fprintf(stderr, "{\"event\": \"problem\", \"severity\": \"%s\", \"text\": ", words[severity]);
-        value_put_json(stderr, text);
-        fputs("}\n", stderr);
+        event_problem(t, severity, text);
         return;
     }
+    if (t->n_ranks > 1)
+        fprintf(stderr, "rank %d: ", t->rank);
     fprintf(stderr, "%s%s:%s ", t->color ? colors[severity] : "", words[severity], t->color ? "\033[0m" : "");
     put_clean(text);
     putc('\n', stderr);

@@ -140,9 +140,9 @@ int value_nearest(const char *name, const char *const *candidates, size_t n_cand
     return best <= (limit < 4 ? limit : 4) ? nearest : -1;
 }
 
-/* Bytes of the UTF-8 sequence at s (RFC 3629: no overlong forms, no surrogates, up to U+10FFFF), or 0. */
-static size_t utf8_length(const unsigned char *s)
+size_t value_utf8_length(const char *text)
 {
+    const unsigned char *s = (const unsigned char *)text;
     size_t n = 0;
 
     if (s[0] < 0x80)
@@ -163,7 +163,7 @@ void value_put_json(FILE *f, const char *s)
     putc('"', f);
     while (*s) {
         unsigned char c = (unsigned char)*s;
-        size_t n = utf8_length((const unsigned char *)s);
+        size_t n = value_utf8_length(s);
         if (c == '"' || c == '\\')
             fprintf(f, "\\%c", c);
         else if (c < 0x20 || c == 0x7F)

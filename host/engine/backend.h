@@ -43,6 +43,7 @@ struct backend_tensor_info {
     int n_inputs;
     uint64_t n_elems, tile_elems;
     bool has_statistics; /* its tiles are seen more than once */
+    size_t first_tile;   /* number of the first one: 0, but for a tensor that is split over ranks */
 };
 
 /* A small tensor as a whole: one tile, number 0, inputs and output in host memory. */

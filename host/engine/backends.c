@@ -43,10 +43,22 @@ static void fill_options(const struct plan *plan, const struct wm_options *optio
     }
 }
 
+/* The user's choice; or several processes share a machine, and each takes the next GPU in turn. */
+int backends_own_device(const struct wm_options *options)
+{
+    int n_devices = options->device == WM_DEVICE_CPU ? 0 : backend_cuda_count();
+
+    if (options->device == WM_DEVICE_CUDA && options->device_index)
+        return options->device_index - 1;
+    if (n_devices && options->n_ranks > 1 && options->local_size > 1)
+        return options->local_rank % n_devices;
+    return n_devices == 1 ? 0 : -1;
+}
+
 static enum wm_status open_cuda(const struct plan *plan, const struct wm_options *options, int n_devices,
                                 struct backends *backends, struct wm_error *err)
 {
-    int only = options->device == WM_DEVICE_CUDA ? options->device_index - 1 : -1;
+    int only = backends_own_device(options);
     struct backend_cuda_options cuda;
     enum wm_status st = WM_OK;
 
@@ -123,6 +135,12 @@ enum wm_status backends_open(const struct plan *plan, const struct wm_options *o
 
     *backends = (struct backends){.n_items = 0};
     return st == WM_OK ? open_cpu(plan, backends, err) : st;
+}
+
+int backends_own_device(const struct wm_options *options)
+{
+    (void)options;
+    return -1;
 }
 
 const char *backends_summary(char *buffer, size_t size)

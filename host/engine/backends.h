@@ -15,6 +15,8 @@ struct backends {
 /* WM_NO_DEVICE when a GPU was asked for and there is none. */
 enum wm_status backends_open(const struct plan *plan, const struct wm_options *options, struct backends *backends,
                              struct wm_error *err);
+/* The one GPU that a process of several on a machine uses, counted from 0; -1: none, or more than one. */
+int backends_own_device(const struct wm_options *options);
 void backends_close(struct backends *backends);
 
 #endif

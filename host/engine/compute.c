@@ -134,13 +134,18 @@ static void gather(struct compute *c, struct flight *f)
         schedule_release_slots(p, job, f->tile);
     if (++job->n_pass_done < job->n_tiles)
         return;
-    job->finishing = true; /* nobody else has work in this job now */
-    pthread_mutex_unlock(&p->lock);
-    c->backend->ops->finish_pass(c->backend, c->thread, job->tensor, &job->op, job->statistics, &next, &f->err);
-    pthread_mutex_lock(&p->lock);
-    job->finishing = false;
-    if (f->err.status == WM_OK)
+    do {                       /* a pass that needs none of our tiles (they may be other ranks') is over as it begins */
+        job->finishing = true; /* nobody else has work in this job now */
+        pthread_mutex_unlock(&p->lock);
+        c->backend->ops->finish_pass(c->backend, c->thread, job->tensor, &job->op, job->statistics, &next, &f->err);
+        if (f->err.status == WM_OK && statistics_share_failed(job->statistics))
+            p->args->share_error(p->args->share->user, &f->err);
+        pthread_mutex_lock(&p->lock);
+        job->finishing = false;
+        if (f->err.status != WM_OK)
+            return;
         schedule_begin_pass(p, job, next);
+    } while (next != STAT_READY && job->n_pass_done == job->n_tiles);
 }
 
 /* A tensor of one tile goes through all its passes at once: thousands of tiny tensors must not cost a hand-over each
@@ -172,7 +177,7 @@ static void compute_group(struct compute *c, struct run_job *job, uint32_t out_s
     enum wm_status st;
 
     pthread_mutex_unlock(&p->lock);
-    st = group_compute(p, c->backend, c->thread, job, writer_out_bytes(p, job->plan_job, 0, out_slot), &err);
+    st = group_compute(p, c->backend, c->thread, job, writer_out_bytes(p, job, 0, out_slot), &err);
     began = file_now_seconds() - began;
     pthread_mutex_lock(&p->lock);
     p->compute_busy += began;
@@ -195,8 +200,9 @@ static void compute_group(struct compute *c, struct run_job *job, uint32_t out_s
 
 static enum wm_status begin_tensor(struct compute *c, struct run_job *job, struct wm_error *err)
 {
-    struct backend_tensor_info info = {job->n_tiles, job->plan_job->n_sources, job->plan_job->n_elems,
-                                       c->p->plan->memory.tile_elems, job->statistics != NULL};
+    struct backend_tensor_info info = {
+        job->n_tiles,   job->plan_job->n_sources, job->n_elems, c->p->plan->memory.tile_elems, job->statistics != NULL,
+        job->first_tile};
 
     return c->backend->ops->tensor_new(c->backend, c->thread, &info, &job->tensor, err);
 }
@@ -227,7 +233,7 @@ static bool launch(struct compute *c, struct run_job *job, size_t tile, uint32_t
     merge_report_init(&f->task.report);
     run_job_fill_tile(job, tile, p->plan->memory.tile_elems, &f->task.tile);
     if (out_slot != RUN_NO_SLOT)
-        f->task.tile.out = writer_out_bytes(p, job->plan_job, tile, out_slot);
+        f->task.tile.out = writer_out_bytes(p, job, tile, out_slot);
     whole = pass != STAT_READY && job->resident && job->n_tiles == 1;
     pthread_mutex_unlock(&p->lock);
 

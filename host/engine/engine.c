@@ -1,8 +1,9 @@
 /*
  * engine.c: one run, from an open output directory to durable shards.
  *
- * What lives here: the order of things around the pipeline: journal, shards allocated with their headers, finished
- * ranges taken over, the run, fsync. What it must not know: scheduling (pipeline.c) and the commit (output.c).
+ * What lives here: the order of things around the pipeline: journal, shards allocated with their headers, finished ranges
+ * taken over, the survey if the plan has one, the run, fsync; for one process alone, a rank, a part, and the end of parts.
+ * What it must not know: scheduling (pipeline.c), what ranks tell each other (team.c), the commit (output.c).
  */
 #include "engine/engine.h"
 
@@ -11,6 +12,8 @@
 #include "engine/journal.h"
 #include "engine/pipeline.h"
 #include "engine/resume.h"
+#include "engine/survey.h"
+#include "engine/team.h"
 
 #include <fcntl.h>
 #include <stdio.h>
@@ -131,81 +134,329 @@ static uint64_t peak_rss(void)
     return getrusage(RUSAGE_SELF, &usage) == 0 ? (uint64_t)usage.ru_maxrss * 1024 : 0;
 }
 
-enum wm_status engine_run(const struct plan *plan, const struct output *output, const struct wm_options *options,
-                          const volatile int *cancel, struct engine_result *result, struct wm_error *err)
-{
-    static const char *const kept[] = {JOURNAL_NAME, "lock.warpmerge", NULL};
-    enum wm_status st = WM_OK;
-    double start = file_now_seconds(), synced;
-    struct journal journal = {-1, NULL, 0, 0};
-    struct journal_record *records = NULL;
-    struct resume resume = {NULL, NULL, 0, 0};
-    struct backends backends = {.n_items = 0};
-    struct pipeline_totals totals;
-    size_t n_records = 0;
-    /* Without the fsync at the end the page cache may as well keep the bytes. */
-    bool direct = options->direct_io == WM_DIRECT_ON || (options->direct_io == WM_DIRECT_AUTO && options->sync);
-    int *fds = malloc(2 * (size_t)(plan->n_shards + 1) * sizeof *fds), *direct_fds = fds + plan->n_shards;
+/* ---- the run ----------------------------------------------------------------------------------------------------- */
 
-    memset(result, 0, sizeof *result);
-    result->job_hashes = calloc(plan->n_jobs ? plan->n_jobs : 1, sizeof *result->job_hashes);
-    for (int s = 0; fds && s < 2 * plan->n_shards; s++)
-        fds[s] = -1;
-    if (!fds || !result->job_hashes) {
-        st = error_no_memory(err, "starting the merge");
-        goto out;
-    }
-    raise_descriptor_limit();
-    TRY(backends_open(plan, options, &backends, err));
-    name_compute(result, &backends);
-    TRY(journal_open(&journal, output->partial_path, plan->fingerprint, options->restart, &records, &n_records, err));
-    if (!n_records) /* whatever else lies there is of no use and must not reach the result */
-        TRY(file_empty_dir(output->partial_path, kept, err));
-    TRY(open_shards(plan, output->partial_path, direct, fds, direct_fds, err));
-    TRY(resume_load(&resume, plan, fds, records, n_records, result->job_hashes, cancel, err));
-    result->bytes_resumed = resume.n_bytes;
-    result->n_resumed_jobs = resume.n_jobs_done;
-    {
-        struct pipeline_args args = {.plan = plan,
-                                     .options = options,
-                                     .backends = backends.items,
-                                     .n_backends = backends.n_items,
-                                     .threads_per_backend = backends.threads_per_backend,
-                                     .shard_fds = fds,
-                                     .direct_fds = direct_fds,
-                                     .journal = &journal,
-                                     .resume = &resume,
-                                     .job_hashes = result->job_hashes,
-                                     .cancel = cancel,
-                                     .start_seconds = start};
-        st = pipeline_run(&args, &totals, err);
-    }
-    result->bytes_read = totals.bytes_read;
-    result->bytes_written = totals.bytes_written;
-    result->read_busy = totals.read_busy;
-    result->compute_busy = totals.compute_busy;
-    result->write_busy = totals.write_busy;
-    result->n_compute = backends.n_items * backends.threads_per_backend;
-    memcpy(result->notice, totals.notice, sizeof result->notice);
+/* Everything of one run that has to be given back at its end. */
+struct run {
+    const struct plan *plan;
+    const struct output *output;
+    const struct wm_options *options;
+    const struct engine_team *team; /* NULL: alone */
+    const volatile int *cancel;
+    double start;
+
+    struct plan known; /* with the thresholds; everything else is borrowed */
+    struct backends backends;
+    struct journal journal;
+    struct journal_record *records;
+    size_t n_records;
+    struct resume resume;
+    int *fds, *direct_fds;
+    struct plan_range *ranges; /* what the pipeline runs */
+    size_t n_ranges;
+    struct hash128 **split_digests;
+    struct pipeline_totals totals;
+};
+
+static bool is_role(const struct run *run, enum output_user role)
+{
+    return run->team ? run->team->role == role : role == OUTPUT_ALONE;
+}
+
+static bool is_team(const struct run *run)
+{
+    return run->team && run->team->comm;
+}
+
+static const struct plan_rank_share *own_share(const struct run *run)
+{
+    return run->team && run->team->partition ? &run->team->partition->shares[run->team->index] : NULL;
+}
+
+static enum wm_status barrier(const struct run *run, struct wm_error *err)
+{
+    return is_team(run) ? run->team->comm->ops->barrier(run->team->comm, err) : WM_OK;
+}
+
+/* ---- the survey ------------------------------------------------------------------------------------------------ */
+
+/* Fills result->thresholds with what the plan's survey finds, or found in an earlier run. */
+static enum wm_status survey(const struct run *run, struct engine_result *result, struct wm_error *err)
+{
+    const struct plan_rank_share *share = is_team(run) ? own_share(run) : NULL; /* parts: from the file, or all of it */
+    struct survey_args args = {.plan = run->plan,
+                               .options = run->options,
+                               .dir = run->output->partial_path,
+                               .ranges = share ? share->ranges : NULL,
+                               .n_ranges = share ? share->n_ranges : 0,
+                               .reduce = is_team(run) ? team_reduce : NULL,
+                               .user = is_team(run) ? run->team->comm : NULL,
+                               .writes_file = !is_role(run, OUTPUT_RANK),
+                               .cancel = run->cancel,
+                               .start_seconds = run->start};
+    struct survey_result found;
+    enum wm_status st = survey_run(&args, &found, err);
+
     if (st != WM_OK)
-        goto out;
-    synced = file_now_seconds();
-    if (options->sync)
-        tell_phase(options, plan, "syncing", start);
-    TRY(close_shards(plan, output->partial_path, fds, options->sync, cancel, err));
-    result->sync_seconds = file_now_seconds() - synced;
+        return st;
+    result->thresholds = found.thresholds;
+    result->survey_was_known = found.was_known;
+    result->bytes_read += found.bytes_read;
+    result->read_busy += found.read_busy;
+    result->compute_busy += found.compute_busy;
+    return WM_OK;
+}
+
+enum wm_status engine_survey(const struct plan *plan, const struct output *output, const struct wm_options *options,
+                             const volatile int *cancel, struct engine_result *result, struct wm_error *err)
+{
+    struct run run = {.plan = plan, .output = output, .options = options, .cancel = cancel};
+    enum wm_status st = WM_OK;
+
+    run.start = file_now_seconds();
+    memset(result, 0, sizeof *result);
+    raise_descriptor_limit();
+    if (plan->n_survey_passes)
+        st = survey(&run, result, err);
+    result->seconds = file_now_seconds() - run.start;
+    result->peak_rss_bytes = peak_rss();
+    return st;
+}
+
+/* ---- stages ------------------------------------------------------------------------------------------------------ */
+
+/* What is ours, but for the tensors that all ranks go through together. */
+static enum wm_status list_ranges(struct run *run, struct wm_error *err)
+{
+    const struct plan_rank_share *share = own_share(run);
+    size_t n = share ? share->n_ranges : is_role(run, OUTPUT_FINISH) ? 0 : run->plan->n_jobs;
+
+    run->ranges = malloc((n + 1) * sizeof *run->ranges);
+    run->split_digests = calloc(run->plan->n_jobs + 1, sizeof *run->split_digests);
+    if (!run->ranges || !run->split_digests)
+        return error_no_memory(err, "starting the merge");
+    for (size_t i = 0; i < n; i++) {
+        struct plan_range whole = {i, 0, run->plan->jobs[i].n_elems};
+        const struct plan_range *range = share ? &share->ranges[i] : &whole;
+        if (!is_team(run) || !team_shares(run->team, run->plan, range->job))
+            run->ranges[run->n_ranges++] = *range;
+    }
+    for (size_t j = 0; share && j < run->plan->n_jobs; j++)
+        if (run->team->partition->job_is_split[j] &&
+            !(run->split_digests[j] = calloc(resume_n_pieces(run->plan->jobs[j].n_elems), sizeof **run->split_digests)))
+            return error_no_memory(err, "starting the merge");
+    return WM_OK;
+}
+
+/* Opens the journal and the shards. Of ranks the first one does it alone, so that the others find everything there. */
+static enum wm_status open_output(struct run *run, struct wm_error *err)
+{
+    char name[JOURNAL_NAME_BYTES] = JOURNAL_NAME;
+    const char *const kept[] = {name, SURVEY_FILE_NAME, "lock.warpmerge", NULL};
+    const char *dir = run->output->partial_path;
+    bool direct = run->options->direct_io == WM_DIRECT_ON ||
+                  /* Without the fsync at the end the page cache may as well keep the bytes. */
+                  (run->options->direct_io == WM_DIRECT_AUTO && run->options->sync);
+    bool restart = run->options->restart && !is_role(run, OUTPUT_RANK);
+    enum wm_status st = WM_OK;
+
+    if (run->team && !is_role(run, OUTPUT_FINISH))
+        journal_name(name, run->team->index);
+    if (is_role(run, OUTPUT_RANK))
+        TRY(barrier(run, err));
+    TRY(journal_open(&run->journal, dir, name, run->plan->fingerprint, restart, &run->records, &run->n_records, err));
+    if (!restart)
+        TRY(journal_read_others(dir, name, run->plan->fingerprint, &run->records, &run->n_records, err));
+    /* Whatever else lies there is of no use and must not reach the result. Parts come in any order: they keep it. */
+    if (!run->n_records && (is_role(run, OUTPUT_ALONE)))
+        TRY(file_empty_dir(dir, kept, err));
+    TRY(open_shards(run->plan, dir, direct, run->fds, run->direct_fds, err));
+    if (is_team(run) && !is_role(run, OUTPUT_RANK))
+        TRY(barrier(run, err));
+    /* Nobody writes before everybody has read the journals. */
+    TRY(barrier(run, err));
 out:
-    result->seconds = file_now_seconds() - start;
-    backends_close(&backends);
+    return st;
+}
+
+/* Of the records those that lie in our ranges; the others are somebody else's to check. */
+static void keep_own_records(struct run *run)
+{
+    const struct plan_rank_share *share = own_share(run);
+    size_t n = 0;
+
+    for (size_t i = 0; share && i < run->n_records; i++) {
+        const struct journal_record *r = &run->records[i];
+        size_t low = 0, high = share->n_ranges;
+        while (low < high) { /* the last range that does not begin behind the record */
+            size_t middle = low + (high - low) / 2;
+            const struct plan_range *range = &share->ranges[middle];
+            if (range->job < r->job || (range->job == r->job && range->first_elem <= r->first_elem))
+                low = middle + 1;
+            else
+                high = middle;
+        }
+        if (low && share->ranges[low - 1].job == r->job &&
+            r->first_elem < share->ranges[low - 1].first_elem + share->ranges[low - 1].n_elems)
+            run->records[n++] = *r;
+    }
+    if (share)
+        run->n_records = n;
+}
+
+/* Pieces of split tensors that an earlier run has finished. */
+static void take_over_split(struct run *run)
+{
+    for (size_t j = 0; j < run->plan->n_jobs; j++) {
+        const struct resume_job *r = run->resume.jobs[j];
+        size_t n_pieces = resume_n_pieces(run->plan->jobs[j].n_elems);
+        for (size_t p = 0; run->split_digests[j] && r && p < n_pieces; p++)
+            if (r->piece_done[p])
+                run->split_digests[j][p] = r->digests[p];
+    }
+}
+
+static enum wm_status run_pipelines(struct run *run, struct engine_result *result, struct wm_error *err)
+{
+    const struct plan_rank_share *share = own_share(run);
+    enum wm_status st = WM_OK;
+    struct pipeline_args args = {.plan = &run->known,
+                                 .options = run->options,
+                                 .backends = run->backends.items,
+                                 .n_backends = run->backends.n_items,
+                                 .threads_per_backend = run->backends.threads_per_backend,
+                                 .shard_fds = run->fds,
+                                 .direct_fds = run->direct_fds,
+                                 .journal = &run->journal,
+                                 .resume = &run->resume,
+                                 .ranges = run->ranges,
+                                 .n_ranges = run->n_ranges,
+                                 .job_hashes = result->job_hashes,
+                                 .split_digests = run->split_digests,
+                                 .cancel = run->cancel,
+                                 .start_seconds = run->start,
+                                 .bytes_to_read = share ? share->n_bytes_read : run->plan->bytes_to_read,
+                                 .bytes_to_write = share ? share->n_bytes_written : run->plan->bytes_out,
+                                 .n_tensors = share ? share->n_ranges : run->plan->n_jobs};
+    struct pipeline_totals last;
+
+    if (is_team(run)) {
+        args.interrupted = team_interrupted;
+        args.interrupted_user = run->team->comm;
+        TRY(team_run_shared(run->team, &args, &run->totals, err));
+    }
+    run->totals.bytes_read += share ? 0 : run->plan->survey_bytes;
+    args.before = run->totals;
+    st = pipeline_run(&args, &last, err);
+    result->bytes_read += args.before.bytes_read - (share ? 0 : run->plan->survey_bytes) + last.bytes_read;
+    result->bytes_written = args.before.bytes_written + last.bytes_written;
+    result->read_busy += args.before.read_busy + last.read_busy;
+    result->compute_busy += args.before.compute_busy + last.compute_busy;
+    result->write_busy = args.before.write_busy + last.write_busy;
+    result->n_compute = run->backends.n_items * run->backends.threads_per_backend;
+    memcpy(result->notice, last.notice[0] ? last.notice : args.before.notice, sizeof result->notice);
+out:
+    return st;
+}
+
+/* OUTPUT_FINISH: everything must be there. */
+static enum wm_status check_complete(const struct run *run, struct wm_error *err)
+{
+    size_t n_missing = 0, first = 0;
+    char name[300];
+
+    for (size_t j = run->plan->n_jobs; j-- > 0;)
+        if (!run->resume.job_done[j] && run->plan->jobs[j].n_elems) {
+            n_missing++;
+            first = j;
+        }
+    if (!n_missing)
+        return WM_OK;
+    return error_set(err, WM_TEMPORARY,
+                     "%zu of %zu tensors are not finished, the first is %s; run the parts that are missing (those that "
+                     "are done end at once), then finish again",
+                     n_missing, run->plan->n_jobs, text_display(name, sizeof name, run->plan->jobs[first].name));
+}
+
+static enum wm_status allocate(struct run *run, struct engine_result *result, struct wm_error *err)
+{
+    const struct plan *plan = run->plan;
+
+    run->fds = malloc(2 * (size_t)(plan->n_shards + 1) * sizeof *run->fds);
+    result->job_hashes = calloc(plan->n_jobs ? plan->n_jobs : 1, sizeof *result->job_hashes);
+    if (!run->fds || !result->job_hashes)
+        return error_no_memory(err, "starting the merge");
+    run->direct_fds = run->fds + plan->n_shards;
+    for (int s = 0; s < 2 * plan->n_shards; s++)
+        run->fds[s] = -1;
+    return list_ranges(run, err);
+}
+
+static enum wm_status do_run(struct run *run, struct engine_result *result, struct wm_error *err)
+{
+    const struct plan *plan = run->plan;
+    enum wm_status st = WM_OK;
+    double synced;
+
+    TRY(allocate(run, result, err));
+    raise_descriptor_limit();
+    TRY(backends_open(plan, run->options, &run->backends, err));
+    name_compute(result, &run->backends);
+    if (is_team(run))
+        TRY(team_agree(run->team, plan, err));
+    TRY(open_output(run, err));
+    keep_own_records(run);
+    TRY(resume_load(&run->resume, plan, run->fds, run->records, run->n_records, result->job_hashes, run->cancel, err));
+    take_over_split(run);
+    result->bytes_resumed = run->resume.n_bytes;
+    result->n_resumed_jobs = run->resume.n_jobs_done;
+    if (is_role(run, OUTPUT_FINISH))
+        TRY(check_complete(run, err));
+    if (plan->n_survey_passes && !is_role(run, OUTPUT_FINISH)) {
+        TRY(survey(run, result, err));
+        run->known.thresholds = &result->thresholds;
+    }
+    TRY(run_pipelines(run, result, err));
+    synced = file_now_seconds();
+    if (run->options->sync)
+        tell_phase(run->options, plan, "syncing", run->start);
+    TRY(close_shards(plan, run->output->partial_path, run->fds, run->options->sync, run->cancel, err));
+    result->sync_seconds = file_now_seconds() - synced;
+    if (is_team(run))
+        TRY(team_exchange_hashes(run->team, plan, run->split_digests, result->job_hashes, err));
+out:
+    return st;
+}
+
+enum wm_status engine_run(const struct plan *plan, const struct output *output, const struct wm_options *options,
+                          const struct engine_team *team, const volatile int *cancel, struct engine_result *result,
+                          struct wm_error *err)
+{
+    struct run run = {.plan = plan, .output = output, .options = options, .team = team, .cancel = cancel};
+    enum wm_status st;
+
+    run.start = file_now_seconds();
+    run.known = *plan;
+    run.journal.fd = -1;
+    memset(result, 0, sizeof *result);
+    st = do_run(&run, result, err);
+    if (st != WM_OK && is_team(&run))
+        team->comm->ops->abort(team->comm, err);
+    result->seconds = file_now_seconds() - run.start;
+    backends_close(&run.backends);
     if (st == WM_OK)
         name_limiter(result, plan);
     result->peak_rss_bytes = peak_rss();
-    for (int s = 0; fds && s < 2 * plan->n_shards; s++)
-        file_close(&fds[s]);
-    free(fds);
-    free(records);
-    resume_release(&resume, plan->n_jobs);
-    journal_close(&journal);
+    for (int s = 0; run.fds && s < 2 * plan->n_shards; s++)
+        file_close(&run.fds[s]);
+    free(run.fds);
+    free(run.records);
+    free(run.ranges);
+    for (size_t j = 0; run.split_digests && j < plan->n_jobs; j++)
+        free(run.split_digests[j]);
+    free(run.split_digests);
+    resume_release(&run.resume, plan->n_jobs);
+    journal_close(&run.journal);
     if (st != WM_OK)
         engine_result_release(result);
     return st;

@@ -8,7 +8,9 @@
 #ifndef WM_ENGINE_H
 #define WM_ENGINE_H
 
+#include "cluster/comm.h"
 #include "plan/plan.h"
+#include "plan/plan_partition.h"
 
 /* ---- the output directory ----------------------------------------------------------------------------------- */
 
@@ -16,22 +18,32 @@
 struct output {
     char *final_path;   /* the name the user gave, without trailing slashes */
     char *partial_path; /* where everything is written until the commit     */
-    int lock_fd;
+    int lock_fd, part_lock_fd;
     bool replaces; /* final_path exists and is to be replaced (overwrite) */
     bool resumes;  /* an earlier run's partial directory was found        */
+};
+
+/* Who opens an output, and so what is locked. Parts lock it against everybody but other parts. */
+enum output_user {
+    OUTPUT_ALONE, /* one process, or rank 0 for all ranks */
+    OUTPUT_RANK,  /* another rank: takes what rank 0 has opened, checks and locks nothing */
+    OUTPUT_PART,  /* one of several processes that do not talk */
+    OUTPUT_FINISH /* after all parts: there must be something unfinished */
 };
 
 /* Before anything is started: refuses an output that is one of the inputs or contains or lies in one, a non-empty
  * output (unless options->overwrite), a parent that does not exist or cannot be written, too little free space, and a
  * partial directory another process works on. Creates and locks the partial directory. WM_CANT_CREATE, WM_TEMPORARY. */
 enum wm_status output_open(struct output *output, const char *out_path, const struct plan *plan,
-                           const struct wm_options *options, struct problems *problems, struct wm_error *err);
+                           const struct wm_options *options, enum output_user user, int part, struct problems *problems,
+                           struct wm_error *err);
 /* The checks of output_open alone, creating nothing (for `plan`). */
 enum wm_status output_check(const char *out_path, const struct plan *plan, const struct wm_options *options,
                             struct problems *problems, struct wm_error *err);
 /* Removes the journal, syncs the directory, renames it into place, syncs the parent. */
 enum wm_status output_commit(struct output *output, const struct wm_options *options, struct wm_error *err);
-void output_release(struct output *output); /* unlocks; an uncommitted partial directory stays for the next run */
+char *output_partial_path(const char *out_path); /* malloc'ed; NULL without memory */
+void output_release(struct output *output);      /* unlocks; an uncommitted partial directory stays for the next run */
 
 /* Is there a device such as the options ask for? WM_NO_DEVICE. Opens nothing. */
 enum wm_status backends_check(const struct wm_options *options, struct wm_error *err);
@@ -53,13 +65,32 @@ struct engine_result {
     int n_compute;                              /* compute threads */
     char compute[128];                          /* "cpu avx512" */
     char notice[WM_ERROR_BYTES];                /* something the user should hear although the run succeeded; or "" */
+    struct model_thresholds thresholds;         /* plan->n_survey_passes: what the survey found */
+    bool survey_was_known;                      /* ... in an earlier run */
+};
+
+/* One of several processes that write one output. */
+struct engine_team {
+    enum output_user role;
+    int index, size;                        /* OUTPUT_RANK and rank 0: the rank; OUTPUT_PART: the part */
+    const struct plan_partition *partition; /* NULL with OUTPUT_FINISH */
+    struct comm *comm;                      /* ranks; NULL with parts */
 };
 
 /* Writes every shard of the plan into output->partial_path and makes them durable. Continues from the journal if there
  * is one that fits the plan's fingerprint; a journal of another plan is refused unless options->restart. Calls
- * options->on_progress on the calling thread. `cancel` may be set at any time by anyone. */
+ * options->on_progress on the calling thread. `cancel` may be set at any time by anyone.
+ *
+ * team (NULL: alone): ranks each write their share, and when the call returns every share is durable and result has all
+ * hashes on every rank; a part writes its share and knows no other's hashes; OUTPUT_FINISH computes nothing: what the
+ * journals say is read and compared, and WM_TEMPORARY names what is missing. */
 enum wm_status engine_run(const struct plan *plan, const struct output *output, const struct wm_options *options,
-                          const volatile int *cancel, struct engine_result *result, struct wm_error *err);
+                          const struct engine_team *team, const volatile int *cancel, struct engine_result *result,
+                          struct wm_error *err);
+/* The survey alone, of a plan that has one: leaves its file in output->partial_path, where engine_run finds it. Nothing to
+ * do for other plans. */
+enum wm_status engine_survey(const struct plan *plan, const struct output *output, const struct wm_options *options,
+                             const volatile int *cancel, struct engine_result *result, struct wm_error *err);
 void engine_result_release(struct engine_result *result);
 
 #endif

@@ -33,8 +33,10 @@ static bool follows(const struct plan_job *before, const struct plan_job *job, i
            b->tensor->begin == a->tensor->begin + plan_source_bytes(before, s);
 }
 
-size_t group_count(const struct plan *plan, size_t first, size_t limit, const struct resume *resume)
+size_t group_count(const struct plan *plan, const struct plan_range *ranges, size_t n_ranges,
+                   const struct resume *resume)
 {
+    const size_t first = ranges[0].job;
     const struct plan_job *jobs = plan->jobs + first;
     uint64_t run[TILE_MAX_INPUTS], closed[TILE_MAX_INPUTS] = {0}, n_out;
     size_t n = 1;
@@ -44,7 +46,7 @@ size_t group_count(const struct plan *plan, size_t first, size_t limit, const st
     for (int s = 0; s < jobs->n_sources; s++)
         run[s] = plan_source_bytes(jobs, s);
     n_out = jobs->n_bytes;
-    for (; n < limit && n < MAX_MEMBERS; n++) {
+    for (; n < n_ranges && n < MAX_MEMBERS && ranges[n].job == first + n; n++) {
         const struct plan_job *job = &jobs[n];
         bool fits = is_small(plan, job) && is_untouched(resume, first + n) && job->n_sources == jobs->n_sources &&
                     job->shard == jobs->shard && n_out + job->n_bytes <= plan->memory.out_slot_bytes - PLAN_DATA_ALIGN;

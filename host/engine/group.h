@@ -12,8 +12,9 @@
 
 #include "engine/stages.h"
 
-/* How many jobs from `first` on, at most `limit`, form a group; 1: that job goes alone. */
-size_t group_count(const struct plan *plan, size_t first, size_t limit, const struct resume *resume);
+/* How many of the n ranges, from the first on, form a group; 1: that one goes alone. Small tensors are never split. */
+size_t group_count(const struct plan *plan, const struct plan_range *ranges, size_t n_ranges,
+                   const struct resume *resume);
 /* Of a group's state of statistics, for one member at a time. */
 uint64_t group_statistics_bytes(const struct plan *plan, size_t first, size_t n_members);
 

@@ -3,6 +3,9 @@
 
 #include "base/file.h"
 
+#include <dirent.h>
+#include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -56,72 +59,138 @@ out:
     return st;
 }
 
-/* Records up to the first that is torn or not ours; the file is cut there. */
-static enum wm_status take_records(struct journal *j, const char *data, size_t n_bytes, struct journal_record **records,
-                                   size_t *n_records, struct wm_error *err)
+void journal_name(char name[JOURNAL_NAME_BYTES], int index)
 {
-    size_t n = 0, max = n_bytes / record_bytes;
+    snprintf(name, JOURNAL_NAME_BYTES, "journal-%04d.warpmerge", index);
+}
+
+enum header_kind { HEADER_NONE, HEADER_OURS, HEADER_FOREIGN };
+
+/* What a journal's first record says. None: new, or killed before it was complete; nothing was recorded then. */
+static enum header_kind look_at_header(const char *data, size_t n_bytes, struct hash128 fingerprint)
+{
     struct raw raw;
 
-    *records = malloc((max ? max : 1) * sizeof **records);
-    if (!*records)
+    if (n_bytes < record_bytes)
+        return HEADER_NONE;
+    memcpy(&raw, data, sizeof raw);
+    if (memcmp(raw.u.header.magic, magic, sizeof magic) != 0 || !is_sealed(&raw, 0))
+        return HEADER_NONE;
+    return raw.u.header.fingerprint_low == fingerprint.low && raw.u.header.fingerprint_high == fingerprint.high
+               ? HEADER_OURS
+               : HEADER_FOREIGN;
+}
+
+static enum wm_status refuse_foreign(const char *dir, struct wm_error *err)
+{
+    return error_set(err, WM_CANT_CREATE,
+                     "%s holds an unfinished merge of another recipe, of other inputs, or by another version; repeat "
+                     "the command that began it to finish it, or add --restart to throw it away",
+                     dir);
+}
+
+/* Appends the records up to the first that is torn or not ours. */
+static enum wm_status add_records(const char *data, size_t n_bytes, uint64_t seed, struct journal_record **records,
+                                  size_t *n_records, struct wm_error *err)
+{
+    size_t max = n_bytes / record_bytes;
+    struct journal_record *grown = realloc(*records, (*n_records + max + 1) * sizeof *grown);
+    struct raw raw;
+
+    if (!grown)
         return error_no_memory(err, "reading the journal");
+    *records = grown;
     for (size_t i = 1; i < max; i++) {
         memcpy(&raw, data + i * record_bytes, sizeof raw);
-        if (!is_sealed(&raw, j->seed))
+        if (!is_sealed(&raw, seed))
             break;
-        (*records)[n++] = (struct journal_record){raw.u.record.job,
-                                                  raw.u.record.first_elem,
-                                                  raw.u.record.n_elems,
-                                                  {raw.u.record.hash_low, raw.u.record.hash_high}};
+        grown[(*n_records)++] = (struct journal_record){raw.u.record.job,
+                                                        raw.u.record.first_elem,
+                                                        raw.u.record.n_elems,
+                                                        {raw.u.record.hash_low, raw.u.record.hash_high}};
     }
-    *n_records = n;
-    j->end = (n + 1) * record_bytes;
-    if (ftruncate(j->fd, (off_t)j->end) < 0)
-        return error_set(err, WM_IO, "cannot cut the torn end of %s; check the file system", j->path);
     return WM_OK;
 }
 
-enum wm_status journal_open(struct journal *j, const char *dir, struct hash128 fingerprint, bool restart,
-                            struct journal_record **records, size_t *n_records, struct wm_error *err)
+enum wm_status journal_open(struct journal *j, const char *dir, const char *name, struct hash128 fingerprint,
+                            bool restart, struct journal_record **records, size_t *n_records, struct wm_error *err)
 {
     enum wm_status st = WM_OK;
     size_t n_bytes = 0;
     char *data = NULL;
-    struct raw raw;
-    bool ours;
+    enum header_kind kind;
 
     *records = NULL;
     *n_records = 0;
-    *j = (struct journal){-1, file_path_join(dir, JOURNAL_NAME), 0, fingerprint.low ^ fingerprint.high};
+    *j = (struct journal){-1, file_path_join(dir, name), 0, fingerprint.low ^ fingerprint.high};
     if (!j->path)
         return error_no_memory(err, "opening the journal");
     TRY(file_open_write(&j->fd, j->path, true, false, err));
     TRY(file_read_all(j->path, MAX_JOURNAL_BYTES, &data, &n_bytes, err));
-    ours = false;
-    if (n_bytes >= record_bytes) {
-        memcpy(&raw, data, sizeof raw);
-        ours = memcmp(raw.u.header.magic, magic, sizeof magic) == 0 && is_sealed(&raw, 0);
-    }
-    if (!ours || restart) {
-        /* New, or killed before its header was complete: no range was recorded, nothing is lost. */
+    kind = look_at_header(data, n_bytes, fingerprint);
+    if (kind == HEADER_NONE || restart) {
         TRY(begin(j, fingerprint, err));
-    } else if (raw.u.header.fingerprint_low != fingerprint.low || raw.u.header.fingerprint_high != fingerprint.high) {
-        st = error_set(err, WM_CANT_CREATE,
-                       "%s holds an unfinished merge of another recipe, of other inputs, or by another version; repeat "
-                       "the command that began it to finish it, or add --restart to throw it away",
-                       dir);
+    } else if (kind == HEADER_FOREIGN) {
+        st = refuse_foreign(dir, err);
         goto out;
     } else {
-        TRY(take_records(j, data, n_bytes, records, n_records, err));
+        TRY(add_records(data, n_bytes, j->seed, records, n_records, err));
+        j->end = (*n_records + 1) * record_bytes;
+        if (ftruncate(j->fd, (off_t)j->end) < 0)
+            st = error_set(err, WM_IO, "cannot cut the torn end of %s; check the file system", j->path);
     }
 out:
     free(data);
     if (st != WM_OK) {
         free(*records);
         *records = NULL;
+        *n_records = 0;
         journal_close(j);
     }
+    return st;
+}
+
+static enum wm_status read_other(const char *dir, const char *name, struct hash128 fingerprint,
+                                 struct journal_record **records, size_t *n_records, struct wm_error *err)
+{
+    enum wm_status st = WM_OK;
+    char *path = file_path_join(dir, name), *data = NULL;
+    size_t n_bytes = 0;
+
+    if (!path)
+        return error_no_memory(err, "reading the journals");
+    TRY(file_read_all(path, MAX_JOURNAL_BYTES, &data, &n_bytes, err));
+    switch (look_at_header(data, n_bytes, fingerprint)) {
+    case HEADER_NONE: break;
+    case HEADER_FOREIGN: st = refuse_foreign(dir, err); break;
+    case HEADER_OURS:
+        st = add_records(data, n_bytes, fingerprint.low ^ fingerprint.high, records, n_records, err);
+        break;
+    }
+out:
+    free(path);
+    free(data);
+    return st;
+}
+
+enum wm_status journal_read_others(const char *dir, const char *own, struct hash128 fingerprint,
+                                   struct journal_record **records, size_t *n_records, struct wm_error *err)
+{
+    enum wm_status st = WM_OK;
+    DIR *folder = opendir(dir);
+    struct dirent *entry;
+
+    if (!folder)
+        return error_set(err, WM_IO, "cannot list %s: %s", dir, strerror(errno));
+    while ((entry = readdir(folder)) != NULL) {
+        size_t n = strlen(entry->d_name), n_end = strlen(".warpmerge");
+        if (strncmp(entry->d_name, "journal", strlen("journal")) != 0 || n < n_end ||
+            strcmp(entry->d_name + n - n_end, ".warpmerge") != 0 || strcmp(entry->d_name, own) == 0)
+            continue;
+        TRY(read_other(dir, entry->d_name, fingerprint, records, n_records, err));
+    }
+out:
+    closedir(folder);
     return st;
 }
 

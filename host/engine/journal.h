@@ -34,10 +34,17 @@ struct journal {
     uint64_t seed; /* of record checksums       */
 };
 
-/* Opens or creates the journal in `dir`. Finished ranges of the same plan come back in *records (malloc'ed). A journal
- * of another plan: WM_CANT_CREATE, unless restart, which empties it. */
-enum wm_status journal_open(struct journal *journal, const char *dir, struct hash128 fingerprint, bool restart,
-                            struct journal_record **records, size_t *n_records, struct wm_error *err);
+/* Every process that writes has a journal of its own: JOURNAL_NAME, or for number `index` of several (0..) this. */
+enum { JOURNAL_NAME_BYTES = 40 };
+void journal_name(char name[JOURNAL_NAME_BYTES], int index);
+
+/* Opens or creates the journal `name` in `dir`. Finished ranges of the same plan come back in *records (malloc'ed). A
+ * journal of another plan: WM_CANT_CREATE, unless restart, which empties it. */
+enum wm_status journal_open(struct journal *journal, const char *dir, const char *name, struct hash128 fingerprint,
+                            bool restart, struct journal_record **records, size_t *n_records, struct wm_error *err);
+/* Adds what the other journals in `dir` say, whoever wrote them, to *records. */
+enum wm_status journal_read_others(const char *dir, const char *name, struct hash128 fingerprint,
+                                   struct journal_record **records, size_t *n_records, struct wm_error *err);
 enum wm_status journal_append(struct journal *journal, const struct journal_record *records, size_t n_records,
                               struct wm_error *err);
 void journal_close(struct journal *journal);

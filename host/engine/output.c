@@ -9,7 +9,9 @@
 
 #include "base/text.h"
 #include "engine/journal.h"
+#include "engine/survey.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -40,6 +42,14 @@ static char *partial_of(const char *final_path)
         path = file_path_join(parent, name);
     free(parent);
     free(name);
+    return path;
+}
+
+char *output_partial_path(const char *out_path)
+{
+    char *final_path = without_trailing_slashes(out_path), *path = final_path ? partial_of(final_path) : NULL;
+
+    free(final_path);
     return path;
 }
 
@@ -197,18 +207,18 @@ out:
 }
 
 /* The lock says which process works here, for people; flock decides (and dies with its holder). */
-static enum wm_status take_lock(struct output *output, struct wm_error *err)
+static enum wm_status take_lock(struct output *output, const char *name, bool shared, int *fd, struct wm_error *err)
 {
-    char *path = file_path_join(output->partial_path, LOCK_NAME), host[128] = "?", line[256];
+    char *path = file_path_join(output->partial_path, name), host[128] = "?", line[256];
     enum wm_status st = WM_OK;
     int n;
 
     if (!path)
         return error_no_memory(err, "locking the output directory");
-    TRY(file_open_write(&output->lock_fd, path, true, false, err));
-    if (flock(output->lock_fd, LOCK_EX | LOCK_NB) < 0) {
+    TRY(file_open_write(fd, path, true, false, err));
+    if (flock(*fd, (shared ? LOCK_SH : LOCK_EX) | LOCK_NB) < 0) {
         if (errno == EWOULDBLOCK) {
-            ssize_t got = pread(output->lock_fd, line, sizeof line - 1, 0);
+            ssize_t got = pread(*fd, line, sizeof line - 1, 0);
             line[got > 0 ? got : 0] = '\0';
             line[strcspn(line, "\n")] = '\0';
             st = error_set(err, WM_TEMPORARY, "another process (%s) is writing %s; wait for it to end, or stop it",
@@ -217,21 +227,25 @@ static enum wm_status take_lock(struct output *output, struct wm_error *err)
         }
         /* A file system without locks (some network ones): go on, as the journal's checksums still protect us. */
     }
+    if (shared)
+        goto out;
     gethostname(host, sizeof host - 1);
     n = snprintf(line, sizeof line, "host %s, process %ld\n", host, (long)getpid());
-    if (ftruncate(output->lock_fd, 0) == 0 && n > 0)
-        TRY(file_write_at(output->lock_fd, path, line, (size_t)n, 0, err));
+    if (ftruncate(*fd, 0) == 0 && n > 0)
+        TRY(file_write_at(*fd, path, line, (size_t)n, 0, err));
 out:
     free(path);
     return st;
 }
 
 enum wm_status output_open(struct output *output, const char *out_path, const struct plan *plan,
-                           const struct wm_options *options, struct problems *problems, struct wm_error *err)
+                           const struct wm_options *options, enum output_user user, int part, struct problems *problems,
+                           struct wm_error *err)
 {
     enum wm_status st = WM_OK;
+    char part_lock[40];
 
-    *output = (struct output){NULL, NULL, -1, false, false};
+    *output = (struct output){NULL, NULL, -1, -1, false, false};
     output->final_path = without_trailing_slashes(out_path);
     if (output->final_path)
         output->partial_path = partial_of(output->final_path);
@@ -239,11 +253,21 @@ enum wm_status output_open(struct output *output, const char *out_path, const st
         st = error_no_memory(err, "creating the output directory");
         goto out;
     }
+    if (user == OUTPUT_RANK)
+        goto out;
     TRY(check(output->final_path, output->partial_path, plan, options, &output->replaces, err));
     output->resumes = file_is_dir(output->partial_path);
+    if (user == OUTPUT_FINISH && !output->resumes) {
+        st = error_set(err, WM_NO_INPUT, "there is nothing to finish: %s does not exist; merge the parts first",
+                       output->partial_path);
+        goto out;
+    }
     TRY(file_make_dir(output->partial_path, err));
-    TRY(take_lock(output, err));
-    if (output->resumes && !options->restart)
+    TRY(take_lock(output, LOCK_NAME, user == OUTPUT_PART, &output->lock_fd, err));
+    snprintf(part_lock, sizeof part_lock, "part-%04d.warpmerge", part);
+    if (user == OUTPUT_PART)
+        TRY(take_lock(output, part_lock, false, &output->part_lock_fd, err));
+    if (output->resumes && !options->restart && user == OUTPUT_ALONE)
         problems_add(problems, WM_NOTE, WM_OK, "continuing the unfinished merge in %s", output->partial_path);
 out:
     if (st != WM_OK)
@@ -251,17 +275,38 @@ out:
     return st;
 }
 
-/* Side names of ours must not reach the final directory; the lock goes with the rename's success. */
+static bool ends_with(const char *name, const char *end)
+{
+    size_t n = strlen(name), n_end = strlen(end);
+
+    return n >= n_end && strcmp(name + n - n_end, end) == 0;
+}
+
+static enum wm_status remove_side_file(const struct output *output, const char *name, struct wm_error *err)
+{
+    char *path = file_path_join(output->partial_path, name);
+    enum wm_status st = path ? file_unlink(path, err) : error_no_memory(err, "finishing the output directory");
+
+    free(path);
+    return st;
+}
+
+/* Side files of ours, whose names all end alike, must not reach the final directory; the lock goes last. */
 static enum wm_status remove_side_files(const struct output *output, struct wm_error *err)
 {
-    static const char *const names[] = {JOURNAL_NAME, LOCK_NAME};
     enum wm_status st = WM_OK;
+    DIR *folder = opendir(output->partial_path);
+    struct dirent *entry;
 
-    for (size_t i = 0; i < sizeof names / sizeof *names && st == WM_OK; i++) {
-        char *path = file_path_join(output->partial_path, names[i]);
-        st = path ? file_unlink(path, err) : error_no_memory(err, "finishing the output directory");
-        free(path);
-    }
+    if (!folder)
+        return error_set(err, WM_IO, "cannot list %s: %s", output->partial_path, strerror(errno));
+    while ((entry = readdir(folder)) != NULL)
+        if ((ends_with(entry->d_name, ".warpmerge") || ends_with(entry->d_name, ".warpmerge.json")) &&
+            strcmp(entry->d_name, LOCK_NAME) != 0)
+            TRY(remove_side_file(output, entry->d_name, err));
+    TRY(remove_side_file(output, LOCK_NAME, err));
+out:
+    closedir(folder);
     return st;
 }
 
@@ -308,8 +353,9 @@ out:
 
 void output_release(struct output *output)
 {
+    file_close(&output->part_lock_fd);
     file_close(&output->lock_fd);
     free(output->final_path);
     free(output->partial_path);
-    *output = (struct output){NULL, NULL, -1, false, false};
+    *output = (struct output){NULL, NULL, -1, -1, false, false};
 }

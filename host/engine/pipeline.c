@@ -24,13 +24,15 @@ static int tell_progress(struct pipeline *p)
 {
     const struct wm_options *options = p->args->options;
     int cancelled;
-    struct wm_progress progress = {.bytes_read = p->bytes_read,
-                                   .bytes_to_read = p->plan->bytes_to_read,
-                                   .bytes_written = p->bytes_written + p->args->resume->n_bytes,
-                                   .bytes_to_write = p->plan->bytes_out,
-                                   .bytes_resumed = p->args->resume->n_bytes,
-                                   .tensors_done = p->tensors_done,
-                                   .n_tensors = p->plan->n_jobs,
+    const struct pipeline_args *args = p->args;
+    struct wm_progress progress = {.bytes_read = args->before.bytes_read + p->bytes_read,
+                                   .bytes_to_read = args->bytes_to_read,
+                                   .bytes_written =
+                                       args->before.bytes_written + p->bytes_written + args->resume->n_bytes,
+                                   .bytes_to_write = args->bytes_to_write,
+                                   .bytes_resumed = args->resume->n_bytes,
+                                   .tensors_done = args->before.tensors_done + p->tensors_done,
+                                   .n_tensors = args->n_tensors,
                                    .seconds = file_now_seconds() - p->args->start_seconds,
                                    .phase = "merging",
                                    .shard = p->shard ? p->shard : ""};
@@ -49,6 +51,19 @@ static void cancel_run(struct pipeline *p)
 
     error_set(&err, WM_CANCELLED, "stopped; run the same command again to continue");
     schedule_fail(p, &err);
+}
+
+/* Called and left with the lock held. */
+static void ask_others(struct pipeline *p)
+{
+    struct wm_error err = WM_ERROR_INIT;
+    bool ends;
+
+    pthread_mutex_unlock(&p->lock);
+    ends = p->args->interrupted(p->args->interrupted_user, &err);
+    pthread_mutex_lock(&p->lock);
+    if (ends)
+        schedule_fail(p, &err);
 }
 
 /* The calling thread: progress and cancellation until everything is done or something failed. */
@@ -74,6 +89,8 @@ static void supervise(struct pipeline *p)
         }
         if (cancelled)
             cancel_run(p);
+        else if (p->args->interrupted && !p->stop)
+            ask_others(p);
     }
     if (!p->stop)
         tell_progress(p);
@@ -189,7 +206,12 @@ enum wm_status pipeline_run(const struct pipeline_args *args, struct pipeline_to
         run_threads(&p, threads);
     else
         error_no_memory(&p.error, "allocating the ring of tiles");
-    *totals = (struct pipeline_totals){p.bytes_read, p.bytes_written, p.read_busy, p.compute_busy, p.write_busy, ""};
+    *totals = (struct pipeline_totals){.bytes_read = p.bytes_read,
+                                       .bytes_written = p.bytes_written,
+                                       .tensors_done = p.tensors_done,
+                                       .read_busy = p.read_busy,
+                                       .compute_busy = p.compute_busy,
+                                       .write_busy = p.write_busy};
     memcpy(totals->notice, p.notice.message, sizeof totals->notice);
     release(&p);
     free(threads);

@@ -32,8 +32,8 @@ static enum wm_status read_tile(struct pipeline *p, struct run_job *job, size_t 
                                 struct wm_error *err)
 {
     const struct plan_job *pj = job->plan_job;
-    uint64_t tile_elems = p->plan->memory.tile_elems, first = tile * tile_elems;
-    uint64_t n_elems = pj->n_elems - first < tile_elems ? pj->n_elems - first : tile_elems;
+    uint64_t tile_elems = p->plan->memory.tile_elems, first = run_job_tile_elem(job, tile, tile_elems);
+    uint64_t left = job->n_elems - tile * tile_elems, n_elems = left < tile_elems ? left : tile_elems;
     enum wm_status st = WM_OK;
 
     *n_bytes = 0;

@@ -10,7 +10,7 @@ static bool allocate(struct run_job *job, uint64_t tile_elems)
 {
     size_t n_tiles, n_pairs;
 
-    job->n_tiles = job->n_members > 1 ? 1 : (size_t)((job->plan_job->n_elems + tile_elems - 1) / tile_elems);
+    job->n_tiles = job->n_members > 1 ? 1 : (size_t)((job->n_elems + tile_elems - 1) / tile_elems);
     n_tiles = job->n_tiles ? job->n_tiles : 1;
     n_pairs = n_tiles * (size_t)job->plan_job->n_sources;
     job->ready = malloc(n_tiles * sizeof *job->ready);
@@ -45,7 +45,8 @@ static bool adopt(struct run_job *job, struct resume_job *finished)
 }
 
 /* The operation and its statistics, at their beginning. */
-static enum wm_status prepare(struct run_job *job, const struct plan *plan, struct wm_error *err)
+static enum wm_status prepare(struct run_job *job, const struct plan *plan, const struct run_share *share,
+                              struct wm_error *err)
 {
     enum wm_status st = WM_OK;
 
@@ -65,29 +66,37 @@ static enum wm_status prepare(struct run_job *job, const struct plan *plan, stru
         goto out;
     }
     job->statistics_bytes = statistics_max_bytes(&job->op, plan->memory.tile_elems);
-    job->resident = plan_job_is_resident(plan, job->plan_job);
+    job->resident = job->n_tiles * (uint64_t)job->plan_job->n_sources <= plan->memory.n_slots;
     if (!job->resident)
         statistics_avoid_repeats(job->statistics);
-    if (!job->piece_done && plan_job_speculates(plan, job->plan_job, &job->op))
+    if (share)
+        statistics_share(job->statistics, share->reduce, share->user);
+    else if (!job->piece_done && plan_job_speculates(plan, job->plan_job, &job->op))
         statistics_speculate(job->statistics);
     job->pass = statistics_pass(job->statistics);
 out:
     return st;
 }
 
-struct run_job *run_job_new(const struct plan *plan, size_t index, struct resume *resume, struct wm_error *err)
+struct run_job *run_job_new(const struct plan *plan, const struct plan_range *ranges, size_t n_ranges,
+                            const struct run_share *share, struct resume *resume, struct wm_error *err)
 {
     struct run_job *job = calloc(1, sizeof *job);
+    size_t index = ranges[0].job;
 
     if (job) {
         job->index = index;
         job->plan_job = &plan->jobs[index];
-        job->n_members = group_count(plan, index, plan->n_jobs - index, resume);
+        job->first_elem = ranges[0].first_elem;
+        job->n_elems = ranges[0].n_elems;
+        job->first_tile = (size_t)(job->first_elem / plan->memory.tile_elems);
+        job->share = share;
+        job->n_members = share ? 1 : group_count(plan, ranges, n_ranges, resume);
         merge_report_init(&job->report);
     }
     if (!job || !allocate(job, plan->memory.tile_elems) || !adopt(job, resume_take(resume, index))) {
         error_no_memory(err, "merging a tensor");
-    } else if (prepare(job, plan, err) == WM_OK) {
+    } else if (prepare(job, plan, share, err) == WM_OK) {
         return job;
     }
     run_job_free(job);
@@ -98,13 +107,14 @@ bool run_job_restart(struct run_job *job, const struct plan *plan, struct wm_err
 {
     size_t n_pieces = resume_n_pieces(job->plan_job->n_elems);
     size_t per_tile = (size_t)(plan->memory.tile_elems / TILE_CHUNK_ELEMS);
+    size_t first = (size_t)(job->first_elem / TILE_CHUNK_ELEMS), end = first + resume_n_pieces(job->n_elems);
 
     statistics_free(job->statistics);
     job->statistics = NULL;
     if (job->n_members == 1 && !job->piece_done && !(job->piece_done = calloc(n_pieces ? n_pieces : 1, 1)))
         return error_no_memory(err, "merging a tensor") == WM_OK;
-    for (size_t p = 0; job->piece_done && p < n_pieces; p++)
-        job->piece_done[p] |= job->tile_written[p / per_tile];
+    for (size_t p = first; job->piece_done && p < end; p++)
+        job->piece_done[p] |= job->tile_written[(p - first) / per_tile];
     memset(job->tile_written, 0, job->n_tiles);
     memset(job->tile_guessed, 0, job->n_tiles);
     memset(job->loaded, RUN_NOT_LOADED, job->n_tiles);
@@ -113,7 +123,7 @@ bool run_job_restart(struct run_job *job, const struct plan *plan, struct wm_err
     job->n_finished = job->ready_first = job->n_ready = 0;
     job->owner = NULL;
     job->tensor = NULL;
-    return prepare(job, plan, err) == WM_OK;
+    return prepare(job, plan, job->share, err) == WM_OK;
 }
 
 void run_job_free(struct run_job *job)
@@ -174,7 +184,8 @@ void run_job_advance_order(struct run_job *job)
 
 bool run_job_needs_tile(const struct run_job *job, size_t tile)
 {
-    return job->pass == STAT_READY ? !job->tile_written[tile] : statistics_needs_tile(job->statistics, tile);
+    return job->pass == STAT_READY ? !job->tile_written[tile]
+                                   : statistics_needs_tile(job->statistics, job->first_tile + tile);
 }
 
 bool run_job_writes(const struct run_job *job)
@@ -196,15 +207,19 @@ void run_job_begin_pass(struct run_job *job)
     }
 }
 
+uint64_t run_job_tile_elem(const struct run_job *job, size_t tile, uint64_t tile_elems)
+{
+    return job->first_elem + tile * tile_elems;
+}
+
 bool run_job_tile_is_done(const struct run_job *job, size_t tile, uint64_t tile_elems)
 {
-    size_t first = tile * (size_t)(tile_elems / TILE_CHUNK_ELEMS),
-           end = first + (size_t)(tile_elems / TILE_CHUNK_ELEMS);
-    size_t n_pieces = resume_n_pieces(job->plan_job->n_elems);
+    size_t first = (size_t)(run_job_tile_elem(job, tile, tile_elems) / TILE_CHUNK_ELEMS);
+    size_t end = (size_t)(job->first_elem / TILE_CHUNK_ELEMS) + resume_n_pieces(job->n_elems);
 
     if (!job->piece_done)
         return false;
-    for (size_t p = first; p < end && p < n_pieces; p++)
+    for (size_t p = first; p < first + (size_t)(tile_elems / TILE_CHUNK_ELEMS) && p < end; p++)
         if (!job->piece_done[p])
             return false;
     return true;
@@ -213,11 +228,12 @@ bool run_job_tile_is_done(const struct run_job *job, size_t tile, uint64_t tile_
 void run_job_fill_tile(const struct run_job *job, size_t tile, uint64_t tile_elems, struct merge_tile *out)
 {
     const struct plan_job *p = job->plan_job;
+    uint64_t left = job->n_elems - tile * tile_elems;
 
     memset(out, 0, sizeof *out);
-    out->index = tile;
-    out->first_elem = tile * tile_elems;
-    out->n_elems = (size_t)(p->n_elems - out->first_elem < tile_elems ? p->n_elems - out->first_elem : tile_elems);
+    out->index = job->first_tile + tile;
+    out->first_elem = run_job_tile_elem(job, tile, tile_elems);
+    out->n_elems = (size_t)(left < tile_elems ? left : tile_elems);
     out->out_dtype = p->dtype;
     for (int s = 0; s < p->n_sources; s++) {
         out->in[s] = job->data[tile * (size_t)p->n_sources + (size_t)s];

@@ -10,18 +10,28 @@
 #include "engine/resume.h"
 #include "methods/tile.h"
 #include "plan/plan.h"
+#include "plan/plan_partition.h"
 
 struct backend;
 
 #define RUN_NO_SLOT UINT32_MAX
+
+/* Statistics of a tensor that other ranks have parts of. */
+struct run_share {
+    statistics_reduce *reduce;
+    void *user;
+};
 
 enum run_loaded { RUN_NOT_LOADED, RUN_LOADING, RUN_LOADED };
 
 struct run_job {
     size_t index;
     const struct plan_job *plan_job;
-    size_t n_members;   /* above 1: a group (group.h) of this and the next jobs, which has one tile and no passes */
-    struct merge_op op; /* PLAN_MERGE                                              */
+    uint64_t first_elem, n_elems; /* the range of it that is ours: everything, but for a tensor split over ranks */
+    size_t first_tile;            /* number of its first tile in the whole tensor (with statistics) */
+    size_t n_members; /* above 1: a group (group.h) of this and the next jobs, which has one tile and no passes */
+    const struct run_share *share; /* NULL: ours alone                                        */
+    struct merge_op op;            /* PLAN_MERGE                                              */
     struct statistics *statistics; /* NULL: none needed                                       */
     uint64_t statistics_bytes;     /* of its state, at most */
     enum stat_pass pass;           /* STAT_READY: the element-wise pass                       */
@@ -58,9 +68,10 @@ struct run_job {
     struct run_job *next; /* in the list of active jobs, oldest first                */
 };
 
-/* A job, or the group that begins with it. Without statistics state when the operation needs none. NULL on failure, with
- * err filled. */
-struct run_job *run_job_new(const struct plan *plan, size_t index, struct resume *resume, struct wm_error *err);
+/* The first of n ranges, or the group that begins with it. Without statistics state when the operation needs none. share:
+ * NULL for tensors that are ours alone. NULL on failure, with err filled. */
+struct run_job *run_job_new(const struct plan *plan, const struct plan_range *ranges, size_t n_ranges,
+                            const struct run_share *share, struct resume *resume, struct wm_error *err);
 void run_job_free(struct run_job *job);
 /* From the first pass again, keeping what is written. Nothing of it may be in anybody's hands, its slots are released. */
 bool run_job_restart(struct run_job *job, const struct plan *plan, struct wm_error *err);
@@ -76,6 +87,7 @@ bool run_job_needs_tile(const struct run_job *job, size_t tile); /* in the curre
 void run_job_arrived(struct run_job *job, size_t tile);
 /* After a tile of an in-order pass: makes the next one ready if it has arrived. */
 void run_job_advance_order(struct run_job *job);
+uint64_t run_job_tile_elem(const struct run_job *job, size_t tile, uint64_t tile_elems); /* its first element */
 bool run_job_tile_is_done(const struct run_job *job, size_t tile, uint64_t tile_elems);
 void run_job_fill_tile(const struct run_job *job, size_t tile, uint64_t tile_elems, struct merge_tile *out);
 

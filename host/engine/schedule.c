@@ -85,6 +85,10 @@ static void complete_job(struct pipeline *p, struct run_job *job)
     } else if (job->n_members > 1) {
         memcpy(p->args->job_hashes + job->index, job->digests, job->n_members * sizeof *job->digests);
         p->tensors_done += job->n_members;
+    } else if (job->n_elems < job->plan_job->n_elems) { /* whoever has all parts knows the hash */
+        size_t first = (size_t)(job->first_elem / TILE_CHUNK_ELEMS), n = resume_n_pieces(job->n_elems);
+        memcpy(p->args->split_digests[job->index] + first, job->digests + first, n * sizeof *job->digests);
+        p->tensors_done++;
     } else {
         p->args->job_hashes[job->index] = hash_tree(job->digests, resume_n_pieces(job->plan_job->n_elems));
         p->tensors_done++;
@@ -123,15 +127,18 @@ static bool admit(struct pipeline *p)
     struct run_job *job;
     uint64_t needed;
 
-    while (p->next_job < plan->n_jobs && p->args->resume->job_done[p->next_job]) {
+    const struct pipeline_args *args = p->args;
+
+    while (!args->share && p->next_job < args->n_ranges && args->resume->job_done[args->ranges[p->next_job].job]) {
         p->next_job++;
         p->tensors_done++;
     }
-    if (p->next_job == plan->n_jobs || p->n_active >= MAX_ACTIVE_JOBS)
+    if (p->next_job == args->n_ranges || p->n_active >= MAX_ACTIVE_JOBS)
         return false;
     if (!p->candidate) {
         struct wm_error err = WM_ERROR_INIT;
-        p->candidate = run_job_new(plan, p->next_job, p->args->resume, &err);
+        p->candidate = run_job_new(plan, args->ranges + p->next_job, args->n_ranges - p->next_job, args->share,
+                                   args->resume, &err);
         if (!p->candidate) {
             schedule_fail(p, &err);
             return false;
@@ -269,7 +276,7 @@ static void keep_what_stands(struct pipeline *p, struct run_job *job)
         pthread_cond_wait(&p->can_compute, &p->lock);
     job->finishing = false;
     for (size_t t = 0; t < job->n_tiles && !p->stop; t++) {
-        uint64_t first = t * tile_elems, left = job->plan_job->n_elems - first;
+        uint64_t first = run_job_tile_elem(job, t, tile_elems), left = job->n_elems - t * tile_elems;
         struct journal_record record = {job->index, first, left < tile_elems ? left : tile_elems, {0, 0}};
         if (!job->tile_guessed[t] || !statistics_tile_stands(job->statistics, t))
             continue;
@@ -321,7 +328,7 @@ void schedule_release_out_slot(struct pipeline *p, uint32_t out_slot)
 
 bool schedule_is_done(struct pipeline *p)
 {
-    if (p->next_job < p->plan->n_jobs || p->jobs)
+    if (p->next_job < p->args->n_ranges || p->jobs)
         return false;
     p->all_done = true;
     wake_everybody(p);

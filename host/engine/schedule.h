@@ -32,7 +32,7 @@ struct pipeline {
     struct run_job *jobs, *last_job; /* active, oldest first */
     struct run_job *retired;         /* complete; their owners' threads free them */
     struct run_job *candidate;       /* built, waiting for its slots */
-    size_t next_job;                 /* to admit */
+    size_t next_job;                 /* range to admit */
     size_t n_active;
     uint64_t statistics_bytes; /* of the active jobs */
     uint32_t *free_slots, *free_out_slots;

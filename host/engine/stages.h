@@ -28,7 +28,7 @@ void *writer_thread(void *pipeline);
 #define WRITER_SMALL_BYTES ((size_t)64 << 10)
 
 /* Where a tile's output lies: in its slot at the offset that it has in its page of the file. */
-unsigned char *writer_out_bytes(const struct pipeline *p, const struct plan_job *pj, size_t tile, uint32_t out_slot);
+unsigned char *writer_out_bytes(const struct pipeline *p, const struct run_job *job, size_t tile, uint32_t out_slot);
 /* Writes and journals one tile. Called and left with the lock held. */
 void writer_write(struct pipeline *p, const struct write_task *task);
 

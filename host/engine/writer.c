@@ -7,9 +7,11 @@
 #include <stdlib.h>
 
 /* Where a tile's output lies: in its slot at the offset that it has in its page of the file. */
-unsigned char *writer_out_bytes(const struct pipeline *p, const struct plan_job *pj, size_t tile, uint32_t out_slot)
+unsigned char *writer_out_bytes(const struct pipeline *p, const struct run_job *job, size_t tile, uint32_t out_slot)
 {
-    uint64_t offset = pj->begin + tile * p->plan->memory.tile_elems * dtype_bits(pj->dtype) / 8;
+    const struct plan_job *pj = job->plan_job;
+    uint64_t first = run_job_tile_elem(job, tile, p->plan->memory.tile_elems);
+    uint64_t offset = pj->begin + first * dtype_bits(pj->dtype) / 8;
 
     return p->out_slots + (size_t)out_slot * p->plan->memory.out_slot_bytes + offset % PLAN_DATA_ALIGN;
 }
@@ -42,7 +44,8 @@ out:
 static enum wm_status record(struct pipeline *p, const struct write_task *task, struct wm_error *err)
 {
     const struct run_job *job = task->job;
-    struct journal_record one = {job->index, task->tile * p->plan->memory.tile_elems, task->n_elems, task->hash};
+    struct journal_record one = {job->index, run_job_tile_elem(job, task->tile, p->plan->memory.tile_elems),
+                                 task->n_elems, task->hash};
     struct journal_record *records = &one;
     enum wm_status st;
 
@@ -62,7 +65,8 @@ static enum wm_status record(struct pipeline *p, const struct write_task *task, 
 void writer_write(struct pipeline *p, const struct write_task *task)
 {
     const struct plan_job *pj = task->job->plan_job;
-    uint64_t bits = dtype_bits(pj->dtype), first = task->tile * p->plan->memory.tile_elems;
+    uint64_t bits = dtype_bits(pj->dtype);
+    uint64_t first = run_job_tile_elem(task->job, task->tile, p->plan->memory.tile_elems);
     uint64_t n_bytes = task->job->n_members > 1 ? group_out_bytes(task->job) : task->n_elems * bits / 8;
     struct wm_error err = WM_ERROR_INIT;
     enum wm_status st;
@@ -70,7 +74,7 @@ void writer_write(struct pipeline *p, const struct write_task *task)
 
     pthread_mutex_unlock(&p->lock);
     began = file_now_seconds();
-    st = write_bytes(p, pj->shard, writer_out_bytes(p, pj, task->tile, task->out_slot), (size_t)n_bytes,
+    st = write_bytes(p, pj->shard, writer_out_bytes(p, task->job, task->tile, task->out_slot), (size_t)n_bytes,
                      pj->begin + first * bits / 8, &err);
     began = file_now_seconds() - began;
     pthread_mutex_lock(&p->lock);

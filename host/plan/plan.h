@@ -16,6 +16,7 @@
 #include "checkpoint/checkpoint.h"
 #include "methods/method.h"
 #include "recipe/recipe.h"
+#include "statistics/model_statistics.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -101,7 +102,11 @@ struct plan {
     int n_shards;
 
     uint64_t bytes_in, bytes_out, n_params; /* tensor bytes read once, written; elements written */
-    uint64_t bytes_to_read;                 /* with the extra passes of tensors that do not fit the budget */
+    uint64_t bytes_to_read;       /* with the survey, and extra passes of tensors that do not fit the budget */
+    int n_survey_passes;          /* over all tensors before the merge (ties with trim: global); 0: no survey */
+    uint64_t survey_bytes;        /* read in them together */
+    uint64_t survey_counts_bytes; /* of memory */
+    const struct model_thresholds *thresholds; /* what the survey found, once the engine knows it; NULL before */
     uint64_t seed;
     enum wm_dtype config_dtype; /* for config.json: of the largest part of the output */
     int64_t vocab_size;         /* new vocab_size for config.json, or -1: unchanged */
@@ -117,7 +122,8 @@ enum wm_status plan_new(struct plan **plan, const struct recipe *recipe, struct 
                         const struct wm_options *options, struct problems *problems, struct wm_error *err);
 void plan_free(struct plan *plan);
 
-/* The operation of a PLAN_MERGE job. Deterministic; cheap. */
+/* The operation of a PLAN_MERGE job. Deterministic; cheap. With model_statistics it is complete once plan->thresholds is
+ * there. */
 enum wm_status plan_job_op(const struct plan *plan, const struct plan_job *job, struct merge_op *op,
                            struct wm_error *err);
 /* Statistics passes read a job's inputs again unless all its tiles fit into the ring at once. */

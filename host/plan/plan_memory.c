@@ -143,6 +143,8 @@ static uint64_t divide(struct plan_build *b, uint64_t tile_bytes, uint64_t in_bi
             largest = slots_of(plan, job);
     }
     m->statistics = statistics * PLAN_MAX_STATISTICS_JOBS;
+    if (m->statistics < plan->survey_counts_bytes) /* the survey is over when the merge begins */
+        m->statistics = plan->survey_counts_bytes;
     m->scratch = (uint64_t)m->n_compute * cpu_scratch_bytes();
     m->output_slots = m->n_out_slots * m->out_slot_bytes;
 
@@ -158,6 +160,20 @@ static uint64_t divide(struct plan_build *b, uint64_t tile_bytes, uint64_t in_bi
     m->input_slots = m->n_slots * m->slot_bytes;
     m->total = fixed + m->input_slots;
     return fixed + 2 * (uint64_t)max_sources * m->slot_bytes;
+}
+
+static void measure_survey(struct plan *plan)
+{
+    struct wm_error ignored = WM_ERROR_INIT;
+    struct merge_op op;
+
+    for (size_t j = 0; plan->n_survey_passes && j < plan->n_jobs; j++) {
+        const struct plan_job *job = &plan->jobs[j];
+        if (job->action != PLAN_MERGE || plan_job_op(plan, job, &op, &ignored) != WM_OK || !op.model_statistics)
+            continue;
+        for (int s = 0; s < job->n_sources; s++)
+            plan->survey_bytes += (uint64_t)plan->n_survey_passes * plan_source_bytes(job, s);
+    }
 }
 
 static void measure_tables(struct plan_build *b)
@@ -195,7 +211,8 @@ enum wm_status plan_build_memory(struct plan_build *b, struct wm_error *err)
     if (needed > m->budget)
         return too_small(m, needed, err);
 
-    plan->bytes_to_read = plan->bytes_in;
+    measure_survey(plan);
+    plan->bytes_to_read = plan->bytes_in + plan->survey_bytes;
     for (size_t j = 0; j < plan->n_jobs; j++) {
         const struct plan_job *job = &plan->jobs[j];
         if (plan_job_is_resident(plan, job) || !has_statistics(plan, job, &op))

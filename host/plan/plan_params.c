@@ -178,7 +178,11 @@ enum wm_status plan_job_op(const struct plan *plan, const struct plan_job *job, 
         args.n_first = job->shape[0];
     }
     st = method->prepare(method, &args, op, message);
-    return st == WM_OK ? st : error_set(err, st, "%s", message);
+    if (st != WM_OK)
+        return error_set(err, st, "%s", message);
+    if (plan->thresholds)
+        model_thresholds_apply(plan->thresholds, op);
+    return WM_OK;
 }
 
 enum wm_status plan_build_params(struct plan_build *b, struct wm_error *err)
@@ -186,8 +190,12 @@ enum wm_status plan_build_params(struct plan_build *b, struct wm_error *err)
     enum wm_status st = WM_OK;
     struct plan *plan = b->plan;
     struct told told = {.n_seen = 0};
+    struct model_statistics statistics;
     struct merge_op op;
+    char message[256];
+    bool one_density = true;
 
+    model_statistics_init(&statistics);
     for (size_t j = 0; j < plan->n_jobs; j++) {
         struct plan_job *job = &plan->jobs[j];
         struct wm_error problem = WM_ERROR_INIT;
@@ -196,9 +204,17 @@ enum wm_status plan_build_params(struct plan_build *b, struct wm_error *err)
         if (job->action != PLAN_MERGE || job->plain)
             continue;
         TRY(resolve_job(b, &told, job, err));
-        if (b->problems->n_errors == n_before && plan_job_op(plan, job, &op, &problem) != WM_OK)
+        if (b->problems->n_errors != n_before)
+            continue;
+        if (plan_job_op(plan, job, &op, &problem) != WM_OK) {
             complain(b, &told, job, b->recipe->method_at, problem.message);
+        } else if (one_density && model_statistics_add(&statistics, &op, message) != WM_OK) {
+            complain(b, &told, job, b->recipe->method_at, message);
+            one_density = false; /* a gradient would say it once a layer */
+        }
     }
+    plan->n_survey_passes = model_statistics_n_passes(&statistics);
+    plan->survey_counts_bytes = plan->n_survey_passes ? model_statistics_bytes(&statistics) : 0;
 out:
     return st;
 }

@@ -120,8 +120,9 @@ static void add_output(struct text *t, const struct plan *plan, const char *out_
 
 static void add_reading(struct text *t, const struct plan *plan)
 {
-    uint64_t again = plan->bytes_to_read > plan->bytes_in ? plan->bytes_to_read - plan->bytes_in : 0;
-    char once[24], twice[24];
+    uint64_t in_merge = plan->bytes_to_read - plan->survey_bytes;
+    uint64_t again = in_merge > plan->bytes_in ? in_merge - plan->bytes_in : 0;
+    char once[24], twice[24], survey[24];
 
     add_label(t, "reading");
     text_addf(t, "%s", text_decimal_bytes(once, sizeof once, plan->bytes_in));
@@ -131,6 +132,12 @@ static void add_reading(struct text *t, const struct plan *plan)
     else
         text_add(t, ", every byte once");
     text_add(t, "\n");
+    if (!plan->n_survey_passes)
+        return;
+    add_label(t, "");
+    text_addf(t, "before that %s in %d pass%s over all models: thresholds for the whole of each\n",
+              text_decimal_bytes(survey, sizeof survey, plan->survey_bytes), plan->n_survey_passes,
+              plan->n_survey_passes == 1 ? "" : "es");
 }
 
 static void add_memory_row(struct text *t, const char *what, uint64_t n_bytes, const char *detail)
@@ -206,7 +213,8 @@ static void add_special(struct text *t, const struct plan *plan)
     }
 }
 
-void report_plan_text(const struct plan *plan, const char *out_path, struct text *out)
+void report_plan_text(const struct plan *plan, const struct plan_partition *const *partitions, const char *out_path,
+                      struct text *out)
 {
     const struct method *method = plan->recipe->method;
     char donor[NAME_BYTES];
@@ -223,6 +231,8 @@ void report_plan_text(const struct plan *plan, const char *out_path, struct text
     add_special(out, plan);
     add_reading(out, plan);
     add_memory(out, plan);
+    if (partitions)
+        report_ranks_text(plan, partitions, out);
 }
 
 /* ---- JSON --------------------------------------------------------------------------------------------------- */
@@ -305,7 +315,8 @@ static void add_json_tensor(struct text *t, const struct plan *plan, const struc
     text_add(t, "}");
 }
 
-void report_plan_json(const struct plan *plan, const char *out_path, struct text *out)
+void report_plan_json(const struct plan *plan, const struct plan_partition *const *partitions, const char *out_path,
+                      struct text *out)
 {
     char hex[HASH128_HEX_BYTES];
 
@@ -320,10 +331,14 @@ void report_plan_json(const struct plan *plan, const char *out_path, struct text
         text_add(out, "null");
     text_addf(out,
               ",\n  \"n_params\": %" PRIu64 ",\n  \"n_tensors\": %zu,\n  \"bytes_in\": %" PRIu64
-              ",\n  \"bytes_to_read\": %" PRIu64 ",\n  \"bytes_out\": %" PRIu64 ",\n",
-              plan->n_params, plan->n_jobs, plan->bytes_in, plan->bytes_to_read, plan->bytes_out);
+              ",\n  \"bytes_to_read\": %" PRIu64 ",\n  \"survey_passes\": %d,\n  \"survey_bytes\": %" PRIu64
+              ",\n  \"bytes_out\": %" PRIu64 ",\n",
+              plan->n_params, plan->n_jobs, plan->bytes_in, plan->bytes_to_read, plan->n_survey_passes,
+              plan->survey_bytes, plan->bytes_out);
     add_json_models(out, plan);
     add_json_memory(out, &plan->memory);
+    if (partitions)
+        report_ranks_json(partitions, out);
     text_add(out, "  \"shards\": [");
     for (int s = 0; s < plan->n_shards; s++) {
         text_add(out, s ? ",\n    {\"name\": " : "\n    {\"name\": ");

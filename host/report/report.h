@@ -14,7 +14,7 @@
 #include "base/error.h"
 #include "base/hash.h"
 #include "base/text.h"
-#include "plan/plan.h"
+#include "plan/plan_partition.h"
 
 #define REPORT_MANIFEST_NAME    "warpmerge-manifest.json"
 #define REPORT_MANIFEST_VERSION 1
@@ -72,9 +72,14 @@ enum wm_status report_verify(const char *dir, const struct wm_options *options, 
 
 /* ---- texts -------------------------------------------------------------------------------------------------- */
 
-/* out_path may be NULL: no output directory was named. */
-void report_plan_text(const struct plan *plan, const char *out_path, struct text *out);
-void report_plan_json(const struct plan *plan, const char *out_path, struct text *out);
+/* out_path may be NULL: no output directory was named. partitions: by mode, over the same ranks; NULL: not asked for. */
+void report_plan_text(const struct plan *plan, const struct plan_partition *const *partitions, const char *out_path,
+                      struct text *out);
+void report_plan_json(const struct plan *plan, const struct plan_partition *const *partitions, const char *out_path,
+                      struct text *out);
+/* The part of them that is about ranks. */
+void report_ranks_text(const struct plan *plan, const struct plan_partition *const *partitions, struct text *out);
+void report_ranks_json(const struct plan_partition *const *partitions, struct text *out);
 void report_inspect_text(const struct ckpt *ckpt, struct text *out);
 void report_inspect_json(const struct ckpt *ckpt, struct text *out);
 /* name NULL: all methods. WM_USAGE for an unknown name, with the nearest known one. */

@@ -6,13 +6,15 @@
  */
 #include "common/cpu_dispatch.h"
 #include "convert/convert.h"
+#include "statistics/model_statistics.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 #define VARIANT(name)                                                                                                  \
     {                                                                                                                  \
-#name, statistics_tile_##name, combine_tile_##name, guess_tile_##name, convert_tile_##name                     \
+#name, statistics_tile_##name, combine_tile_##name, guess_tile_##name, model_statistics_tile_##name,           \
+            convert_tile_##name                                                                                        \
     }
 /* Best first. */
 static const struct cpu_kernels variants[] = {
@@ -91,6 +93,12 @@ void cpu_guess_tile(const struct merge_op *op, struct statistics *s, const struc
                     struct cpu_scratch *scratch, struct merge_report *report)
 {
     kernels()->guess_tile(op, s, tile, scratch, report);
+}
+
+void cpu_model_statistics_tile(const struct merge_op *op, struct model_statistics *ms, const struct merge_tile *tile,
+                               struct cpu_scratch *scratch)
+{
+    kernels()->model_statistics_tile(op, ms, tile, scratch);
 }
 
 void cpu_convert_tile(const void *in, enum wm_dtype in_dtype, void *out, enum wm_dtype out_dtype, size_t n_elems)

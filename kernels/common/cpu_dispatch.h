@@ -12,6 +12,8 @@
 #include "common/draw_block.h"
 #include "methods/tile.h"
 
+struct model_statistics;
+
 struct cpu_kernels {
     const char *isa;
     void (*statistics_tile)(const struct merge_op *op, struct statistics *s, const struct merge_tile *tile,
@@ -20,6 +22,8 @@ struct cpu_kernels {
                          struct merge_report *report);
     void (*guess_tile)(const struct merge_op *op, struct statistics *s, const struct merge_tile *tile,
                        struct cpu_scratch *scratch, struct merge_report *report);
+    void (*model_statistics_tile)(const struct merge_op *op, struct model_statistics *ms, const struct merge_tile *tile,
+                                  struct cpu_scratch *scratch);
     void (*convert_tile)(const void *in, enum wm_dtype in_dtype, void *out, enum wm_dtype out_dtype, size_t n);
 };
 
@@ -30,6 +34,8 @@ struct cpu_kernels {
                             struct merge_report *report);                                                              \
     void guess_tile_##isa(const struct merge_op *op, struct statistics *s, const struct merge_tile *tile,              \
                           struct cpu_scratch *scratch, struct merge_report *report);                                   \
+    void model_statistics_tile_##isa(const struct merge_op *op, struct model_statistics *ms,                           \
+                                     const struct merge_tile *tile, struct cpu_scratch *scratch);                      \
     void convert_tile_##isa(const void *in, enum wm_dtype in_dtype, void *out, enum wm_dtype out_dtype, size_t n);
 CPU_DECLARE_VARIANT(portable)
 CPU_DECLARE_VARIANT(avx2)

@@ -43,6 +43,8 @@ struct merge_model {
     uint64_t tie_index;  /* KEEP_TOP, filled: of the elements equal to the threshold, those up to this index */
     uint32_t keep_below; /* KEEP_RANDOM: keep when the element's 16-bit draw is below this; 0..65536         */
     uint64_t mask_key;   /* KEEP_RANDOM: Philox key from (seed, tensor name, model index)                    */
+    double density;      /* model_statistics: the share of the whole task vector that is kept                */
+    int index;           /* model_statistics: position in the recipe                                         */
 };
 
 struct merge_op {
@@ -53,7 +55,11 @@ struct merge_op {
     uint64_t n_elems;
     uint64_t n_rows, row_elems; /* n_elems = n_rows * row_elems; row_elems is the length of the last axis       */
     bool sum_from_zero;         /* sums start at +0 as torch's do (-0 + +0 = +0); false: at the first term       */
-    bool consensus;             /* elect a sign per element from the weighted sum; zero counts as plus           */
+    bool consensus;             /* elect a sign per element from the weighted sum                                */
+    float plus_from;            /* ... which is plus from this sum on: 0 (zero counts as plus), or the smallest positive
+                                   number (zero counts as minus)                                                 */
+    bool model_statistics;      /* thresholds and plus_from come from the whole model, not from this tensor: prepare
+                                   leaves them open, model_statistics_apply fills them in                        */
     bool normalize;             /* divide: by `divisor`, with consensus by the sum of agreeing weights (0 -> 1)   */
     float divisor;
     float lambda; /* TASK_VECTOR: applied when != 1                                                */

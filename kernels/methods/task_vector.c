@@ -11,61 +11,70 @@
 #include <math.h>
 #include <stdio.h>
 
-enum { P_WEIGHT, P_DENSITY, P_NORMALIZE, P_RESCALE, P_LAMBDA, P_INT8_MASK };
+enum { P_WEIGHT, P_DENSITY, P_NORMALIZE, P_RESCALE, P_LAMBDA, P_INT8_MASK, P_TRIM };
+
+enum { TRIM_TENSOR, TRIM_GLOBAL };
+static const char *const trim_words[] = {[TRIM_TENSOR] = "tensor", [TRIM_GLOBAL] = "global", NULL};
 
 static const char *const rescale_words[] = {
     [RESCALE_NONE] = "false", [RESCALE_L1] = "true", [RESCALE_INV_DENSITY] = "inv_density", NULL};
 
 /* One parameter list for all; methods differ in defaults and in which parameters do anything. */
 #define TASK_VECTOR_PARAMS(sparse, weight_is_required, normalize_default, rescale_default)                             \
-    {                                                                                                                  \
-        [P_WEIGHT] = {.name = "weight",                                                                                \
-                      .help = "factor of this model's task vector",                                                    \
-                      .type = METHOD_NUMBER,                                                                           \
-                      .per_model = true,                                                                               \
-                      .required = (weight_is_required),                                                                \
-                      .default_value = 0.5,                                                                            \
-                      .min = -INFINITY,                                                                                \
-                      .max = INFINITY},                                                                                \
-        [P_DENSITY] = {.name = "density",                                                                              \
-                       .help = "fraction of this model's task vector that is kept",                                    \
-                       .type = METHOD_NUMBER,                                                                          \
-                       .per_model = true,                                                                              \
-                       .no_effect = !(sparse),                                                                         \
-                       .default_value = 1.0,                                                                           \
-                       .min = 0.0,                                                                                     \
-                       .max = 1.0},                                                                                    \
-        [P_NORMALIZE] = {.name = "normalize",                                                                          \
-                         .help = "divide by the sum of the weights that take part in an element",                      \
-                         .type = METHOD_FLAG,                                                                          \
-                         .default_value = (normalize_default),                                                         \
-                         .max = 1.0},                                                                                  \
-        [P_RESCALE] = {.name = "rescale",                                                                              \
-                       .help =                                                                                         \
-                           "true: restore the task vector's L1 norm after sparsifying; inv_density: divide by the "    \
+    [P_WEIGHT] = {.name = "weight",                                                                                    \
+                  .help = "factor of this model's task vector",                                                        \
+                  .type = METHOD_NUMBER,                                                                               \
+                  .per_model = true,                                                                                   \
+                  .required = (weight_is_required),                                                                    \
+                  .default_value = 0.5,                                                                                \
+                  .min = -INFINITY,                                                                                    \
+                  .max = INFINITY},                                                                                    \
+    [P_DENSITY] = {.name = "density",                                                                                  \
+                   .help = "fraction of this model's task vector that is kept",                                        \
+                   .type = METHOD_NUMBER,                                                                              \
+                   .per_model = true,                                                                                  \
+                   .no_effect = !(sparse),                                                                             \
+                   .default_value = 1.0,                                                                               \
+                   .min = 0.0,                                                                                         \
+                   .max = 1.0},                                                                                        \
+    [P_NORMALIZE] = {.name = "normalize",                                                                              \
+                     .help = "divide by the sum of the weights that take part in an element",                          \
+                     .type = METHOD_FLAG,                                                                              \
+                     .default_value = (normalize_default),                                                             \
+                     .max = 1.0},                                                                                      \
+    [P_RESCALE] = {.name = "rescale",                                                                                  \
+                   .help = "true: restore the task vector's L1 norm after sparsifying; inv_density: divide by the "    \
                            "density, as the DARE paper does",                                                          \
-                       .type = METHOD_CHOICE,                                                                          \
-                       .no_effect = !(sparse),                                                                         \
-                       .default_value = (rescale_default),                                                             \
-                       .max = RESCALE_INV_DENSITY,                                                                     \
-                       .choices = rescale_words},                                                                      \
-        [P_LAMBDA] = {.name = "lambda",                                                                                \
-                      .help = "factor of the merged task vector",                                                      \
-                      .type = METHOD_NUMBER,                                                                           \
-                      .default_value = 1.0,                                                                            \
-                      .min = -INFINITY,                                                                                \
-                      .max = INFINITY},                                                                                \
-        [P_INT8_MASK] = {.name = "int8_mask",                                                                          \
-                         .help = "accepted for mergekit's sake; changes no number",                                    \
-                         .type = METHOD_FLAG,                                                                          \
-                         .no_effect = true,                                                                            \
-                         .max = 1.0},                                                                                  \
-    }
+                   .type = METHOD_CHOICE,                                                                              \
+                   .no_effect = !(sparse),                                                                             \
+                   .default_value = (rescale_default),                                                                 \
+                   .max = RESCALE_INV_DENSITY,                                                                         \
+                   .choices = rescale_words},                                                                          \
+    [P_LAMBDA] = {.name = "lambda",                                                                                    \
+                  .help = "factor of the merged task vector",                                                          \
+                  .type = METHOD_NUMBER,                                                                               \
+                  .default_value = 1.0,                                                                                \
+                  .min = -INFINITY,                                                                                    \
+                  .max = INFINITY},                                                                                    \
+    [P_INT8_MASK] = {.name = "int8_mask",                                                                              \
+                     .help = "accepted for mergekit's sake; changes no number",                                        \
+                     .type = METHOD_FLAG,                                                                              \
+                     .no_effect = true,                                                                                \
+                     .max = 1.0}
 
-static const struct method_param task_arithmetic_params[] = TASK_VECTOR_PARAMS(false, true, 0.0, RESCALE_NONE);
-static const struct method_param ties_params[] = TASK_VECTOR_PARAMS(true, true, 1.0, RESCALE_NONE);
-static const struct method_param dare_params[] = TASK_VECTOR_PARAMS(true, true, 0.0, RESCALE_L1);
-static const struct method_param mergealign_params[] = TASK_VECTOR_PARAMS(false, false, 1.0, RESCALE_NONE);
+static const struct method_param task_arithmetic_params[] = {TASK_VECTOR_PARAMS(false, true, 0.0, RESCALE_NONE)};
+static const struct method_param ties_params[] = {
+    TASK_VECTOR_PARAMS(true, true, 1.0, RESCALE_NONE),
+    [P_TRIM] = {.name = "trim",
+                .help =
+                    "tensor: keep the largest changes of each tensor; global: those of the whole model, as the paper",
+                .type = METHOD_CHOICE,
+                .default_value = TRIM_TENSOR,
+                .max = TRIM_GLOBAL,
+                .choices = trim_words},
+};
+static const struct method_param dare_params[] = {TASK_VECTOR_PARAMS(true, true, 0.0, RESCALE_L1)};
+static const struct method_param mergealign_params[] = {TASK_VECTOR_PARAMS(false, false, 1.0, RESCALE_NONE)};
 
 /* ---- parameters to operation -------------------------------------------------------------------------------- */
 
@@ -82,6 +91,15 @@ static void keep_top(struct merge_model *model, double density, uint64_t n_elems
         model->keep = KEEP_TOP;
         model->k = (uint64_t)k;
     }
+}
+
+/* KEEP_TOP with a threshold that the statistics of the whole model find; all that equal it are kept. */
+static void keep_top_of_model(struct merge_model *model, double density, int index)
+{
+    model->keep = !(density > 0.0) ? KEEP_NONE : density >= 1.0 ? KEEP_ALL : KEEP_TOP;
+    model->tie_index = UINT64_MAX;
+    model->density = density;
+    model->index = index;
 }
 
 static void keep_random(struct merge_model *model, double density)
@@ -116,7 +134,9 @@ static enum wm_status task_vector_prepare(const struct method_args *args, struct
             return st;
         sum = sum + model->weight;
         double density = args->model_params[m][P_DENSITY];
-        if (sparsifier == KEEP_TOP)
+        if (op->model_statistics)
+            keep_top_of_model(model, density, args->model_index[m]);
+        else if (sparsifier == KEEP_TOP)
             keep_top(model, density, args->n_elems);
         else if (sparsifier == KEEP_RANDOM)
             keep_random(model, density);
@@ -128,6 +148,12 @@ static enum wm_status task_vector_prepare(const struct method_args *args, struct
             model->scale = (float)(1.0 / density);
         if ((model->keep == KEEP_TOP || model->keep == KEEP_RANDOM) && rescale != RESCALE_NONE)
             op->rescale = rescale;
+    }
+    if (op->model_statistics && op->rescale == RESCALE_L1) {
+        snprintf(message, 256,
+                 "`rescale: true` restores each tensor's norm, but `trim: global` trims the model as a whole; use "
+                 "rescale: false or inv_density, or trim: tensor");
+        return WM_BAD_CONFIG;
     }
     op->normalize = args->params[P_NORMALIZE] != 0.0;
     /* Without a vote the divisor is known now; mergekit replaces a sum near zero by 1 (3.8, step 5). */
@@ -146,9 +172,17 @@ static enum wm_status task_vector_prepare(const struct method_args *args, struct
     }
 
 DEFINE_PREPARE(task_arithmetic_prepare, KEEP_ALL, false)
-DEFINE_PREPARE(ties_prepare, KEEP_TOP, true)
 DEFINE_PREPARE(dare_linear_prepare, KEEP_RANDOM, false)
 DEFINE_PREPARE(dare_ties_prepare, KEEP_RANDOM, true)
+
+static enum wm_status ties_prepare(const struct method *method, const struct method_args *args, struct merge_op *op,
+                                   char message[256])
+{
+    method_start_op(op, method, args);
+    op->consensus = true;
+    op->model_statistics = args->n_models > 0 && args->params[P_TRIM] == TRIM_GLOBAL;
+    return task_vector_prepare(args, op, KEEP_TOP, message);
+}
 
 /* ---- descriptors -------------------------------------------------------------------------------------------- */
 
@@ -171,12 +205,18 @@ const struct method ties_method = {
     .summary = "trim small changes, elect a sign per element, merge the task vectors that agree",
     .formula = "d_m = the k = trunc(density N) largest |x_m - b| of the tensor, the rest 0\n"
                "v_m = w_m d_m, s = sign(v1 + v2 + ...), a zero sum counting as plus\n"
-               "r = b + lambda (sum of v_m with sign s) / (sum of their w_m)",
-    .source = "Yadav et al. 2023, TIES-Merging, arXiv 2306.01708; variant as mergekit `ties`",
+               "r = b + lambda (sum of v_m with sign s) / (sum of their w_m)\n"
+               "trim: global: d_m = the |x_m - b| of the whole model from its (1 + trunc(density N))-th largest on, N\n"
+               "counting the model; a zero sum takes the sign that most elements of the model elected",
+    .source = "Yadav et al. 2023, TIES-Merging, arXiv 2306.01708, section 4; `trim: global` as the authors' code, the "
+              "default as mergekit `ties`",
     .notes =
         "As in mergekit, the trim is per tensor with exactly k elements kept (equal magnitudes: lowest index first),\n"
-        "weights apply before the vote, and the divisor counts agreeing models only. The paper trims over the whole\n"
-        "model and keeps all ties. A positive density keeps at least one element (as mergekit 0.1.5).",
+        "weights apply before the vote, and the divisor counts agreeing models only. A positive density keeps at "
+        "least\n"
+        "one element (as mergekit 0.1.5). `trim: global` is the paper's rule, with weight 1: one threshold per model,\n"
+        "found in three more passes over all checkpoints; every element that equals it is kept; each model needs one\n"
+        "density for all tensors (0 still keeps none). If no sign has the majority, a zero sum counts as minus.",
     .citation_url = "https://arxiv.org/abs/2306.01708",
     TASK_VECTOR_METHOD(ties_params, 1, ties_prepare),
 };

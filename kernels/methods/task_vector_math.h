@@ -44,16 +44,20 @@ HD float task_vector_value(float kept, float scale, float weight)
     return (kept * scale) * weight;
 }
 
-/* A zero sum counts as plus; a NaN sum (overflow both ways) as minus, as PyTorch's where(total >= 0) has it. */
-HD int task_vector_elects_plus(float total)
+/* The least sum that elects plus. A zero sum does unless the whole model votes otherwise (struct merge_op's plus_from); a
+ * NaN sum (overflow both ways) counts as minus, as PyTorch's where(total >= 0) has it. */
+#define PLUS_WITH_ZERO    0.0f
+#define PLUS_WITHOUT_ZERO 1.40129846e-45f /* 2^-149 */
+
+HD int task_vector_elects_plus(float total, float plus_from)
 {
-    return total >= 0.0f;
+    return total >= plus_from;
 }
 
 /* The sign bit that turns agreeing values positive: nothing when plus is elected. */
-HD uint32_t task_vector_vote(float total)
+HD uint32_t task_vector_vote(float total, float plus_from)
 {
-    return task_vector_elects_plus(total) ? 0u : 0x80000000u;
+    return task_vector_elects_plus(total, plus_from) ? 0u : 0x80000000u;
 }
 
 /* Positive exactly when the value agrees with the vote; zero and NaN agree with no sign. */

@@ -70,6 +70,12 @@ bool statistics_can_speculate(const struct merge_op *op, uint64_t tile_elems);
 void statistics_speculate(struct statistics *s);
 /* After STAT_READY: what GUESS computed for this tile is what the element-wise pass would compute now. */
 bool statistics_tile_stands(const struct statistics *s, size_t tile_index);
+/* Before the first pass, for a tensor of which other processes look at other tiles (whole ones, each tile by one process):
+ * the array that every pass ends with becomes the sum over all of them. All must go through the same passes, those without
+ * a tile as well. Not for sums by row or column. After a false answer statistics_share_failed says so and nothing counts. */
+typedef bool statistics_reduce(void *user, uint64_t *words, size_t n_words);
+void statistics_share(struct statistics *s, statistics_reduce *reduce, void *user);
+bool statistics_share_failed(const struct statistics *s);
 /* Says before the first pass that reading all tiles again is dear (they do not stay in memory). Otherwise COARSE may
  * bet on a sample and be named again by statistics_finish_pass when the bet is lost. Same results either way. */
 void statistics_avoid_repeats(struct statistics *s);

@@ -17,18 +17,12 @@
  * answer: the state machine sees that the rank is not inside the bracket.
  */
 #include "statistics/delta_block.h"
+#include "statistics/histogram_block.h"
 #include "statistics/select_kth.h"
-
-#include <string.h>
 
 #ifdef __AVX512F__
 #include <immintrin.h>
 #endif
-
-static uint32_t *histogram_of(struct cpu_scratch *scratch, int slot)
-{
-    return scratch->histograms + (size_t)slot * CPU_HISTOGRAM_COPIES * CPU_HISTOGRAM_BINS;
-}
 
 /* Magnitudes lo..hi except some: what is left for a histogram when the exceptions are counted by comparing. */
 struct bracket {
@@ -62,68 +56,6 @@ static size_t collect_members(const uint32_t *restrict magnitudes, size_t n, con
 }
 
 /* ---- COARSE: all bins --------------------------------------------------------------------------------------- */
-
-/* The bins of a tile that are not zero: bin 0, and lowest..highest. */
-struct bin_range {
-    uint32_t lowest, highest;
-};
-#define BIN_RANGE_EMPTY                                                                                                \
-    {                                                                                                                  \
-        CPU_HISTOGRAM_BINS - 1, 0                                                                                      \
-    }
-
-static void key_block(const uint32_t *restrict magnitudes, size_t n, uint16_t *restrict keys, struct bin_range *range)
-{
-    uint16_t lowest = UINT16_MAX, highest = 0;
-    for (size_t i = 0; i < n; i++) {
-        uint16_t key = (uint16_t)(magnitudes[i] >> KTH_FINE_BITS);
-        uint16_t below = (uint16_t)(key - 1u); /* zero becomes the largest */
-        keys[i] = key;
-        lowest = below < lowest ? below : lowest;
-        highest = key > highest ? key : highest;
-    }
-    if (lowest < range->lowest)
-        range->lowest = lowest;
-    if (highest > range->highest)
-        range->highest = highest;
-}
-
-static void count_keys(const uint16_t *restrict keys, size_t n, uint32_t *restrict histogram)
-{
-    uint32_t *restrict even = histogram, *restrict odd = histogram + CPU_HISTOGRAM_BINS;
-    const size_t n_whole = n - n % 4;
-    for (size_t i = 0; i < n_whole; i += 4) {
-        uint64_t four;
-        memcpy(&four, keys + i, sizeof four);
-        even[four & 0xffffu]++;
-        odd[(four >> 16) & 0xffffu]++;
-        even[(four >> 32) & 0xffffu]++;
-        odd[four >> 48]++;
-    }
-    for (size_t i = n_whole; i < n; i++)
-        even[keys[i]]++;
-}
-
-static uint32_t take_bin(uint32_t *histogram, size_t bin)
-{
-    uint32_t count = histogram[bin] + histogram[CPU_HISTOGRAM_BINS + bin];
-    if (count != 0)
-        histogram[bin] = histogram[CPU_HISTOGRAM_BINS + bin] = 0;
-    return count;
-}
-
-/* Moves a thread's counts into the tensor's. */
-static void flush_histogram(uint64_t *total, uint32_t *histogram, const struct bin_range *range)
-{
-    size_t bin = 0;
-    for (size_t next = (size_t)range->lowest + 1;; bin = next++) {
-        uint32_t count = take_bin(histogram, bin);
-        if (count != 0)
-            __atomic_fetch_add(&total[bin], count, __ATOMIC_RELAXED);
-        if (next > range->highest)
-            break;
-    }
-}
 
 static void count_all_bins(struct kth *kth, const struct merge_tile *tile, size_t first, size_t n,
                            struct cpu_scratch *scratch, int slot, struct bin_range *range)

@@ -28,7 +28,7 @@
 static int count_top(const struct merge_op *op)
 {
     int n = 0;
-    for (int m = 0; m < op->n_models; m++)
+    for (int m = 0; m < op->n_models && !op->model_statistics; m++)
         n += op->models[m].keep == KEEP_TOP;
     return n;
 }
@@ -541,6 +541,8 @@ static void finish_gram(struct statistics *s, struct merge_op *op)
 
 enum stat_pass statistics_finish_pass(struct statistics *s, struct merge_op *op)
 {
+    if (s->reduce != NULL && s->pass != STAT_READY && !statistics_share_pass(s))
+        s->pass = STAT_READY; /* the caller asks statistics_share_failed */
     switch (s->pass) {
     case STAT_GRAM:
         finish_gram(s, op);

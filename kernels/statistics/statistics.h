@@ -80,7 +80,10 @@ struct vector_gram {
 
 struct statistics {
     enum stat_pass pass;
-    bool guessed; /* a GUESS pass took place */
+    bool guessed;              /* a GUESS pass took place */
+    statistics_reduce *reduce; /* NULL: all tiles are ours */
+    void *reduce_user;
+    bool share_failed;
     uint64_t n_elems, tile_elems;
     size_t n_tiles, n_chunks;
     int n_models, n_pairs;
@@ -96,6 +99,9 @@ struct statistics {
     int l1_models[METHOD_MAX_MODELS];
     double *l1; /* [n_l1][2][n_chunks]: all, kept */
 };
+
+/* The current pass's array becomes the sum over all processes. */
+bool statistics_share_pass(struct statistics *s);
 
 /* SAMPLE: [KTH_SAMPLE_TILES][KTH_SAMPLE_TILE_ELEMS], each row written by its tile. */
 static inline uint32_t *kth_sample(struct kth *kth)

@@ -27,6 +27,8 @@ WRONG = [
     (["a.yml", "b", "--tile", "-1"], ["--tile takes a size"]),
     (["a.yml", "b", "--threads", "0"], ["--threads takes a number from 1"]),
     (["a.yml", "b", "--threads", "9999"], ["--threads takes a number from 1 to 1024"]),
+    (["plan", "a.yml", "--ranks", "0"], ["--ranks takes a number from 1 to 65536"]),
+    (["plan", "a.yml", "--ranks", "65537"], ["--ranks takes a number from 1 to 65536"]),
     (["a.yml", "b", "--seed", "-1"], ["--seed takes a whole number"]),
     (["a.yml", "b", "--seed", "18446744073709551616"], ["--seed takes a whole number"]),
     (["a.yml", "b", "--device", "xpu"], ["--device takes one of auto, cpu, cuda", '"xpu"']),

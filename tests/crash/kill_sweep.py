@@ -47,7 +47,7 @@ def main():
                        stdout=subprocess.DEVNULL)
         config = os.path.join(top, "c.yml")
         with open(config, "w") as f:
-            f.write("merge_method: ties\nbase_model: %s/base\nparameters: {density: 0.5, weight: 1}\n"
+            f.write("merge_method: ties\nbase_model: %s/base\nparameters: {density: 0.5, weight: 1, trim: global}\n"
                     "models:\n- model: %s/ft1\n- model: %s/ft2\n" % (top, top, top))
         base = [tool, "merge", config]
         options = ["--quiet", "--threads", "1", "--io-threads", "1", "--tile", "64KiB", "--out-shard-size", "150000"]

@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
 """Runs warpmerge over the golden cases and compares with what mergekit gave. Standard library only.
 
-    check.py WARPMERGE [--only TEXT] [--verbose] [-- further options of `warpmerge merge`]
+    check.py WARPMERGE [--set FOLDER] [--only TEXT] [--verbose] [-- further options of `warpmerge merge`]
+
+--set takes the cases of a folder of its own: ties_global, whose numbers come from the authors' algorithm instead.
 
 What lives here: reading safetensors, the four comparisons, the table. What it must not know: how the numbers were
-made (generate.py) and how warpmerge makes its own. Exit code 1 on any miss; NaN never passes.
+made (generate.py, generate_ties_global.py) and how warpmerge makes its own. Exit code 1 on any miss; NaN never passes.
 
 The comparisons (cases.json says which):
   exact   the 32 bits of every element are equal, signs of zeros included
@@ -182,18 +184,19 @@ def check(binary, case, extra, folder):
 def main():
     parser = argparse.ArgumentParser(description="Compare warpmerge with golden results of mergekit.")
     parser.add_argument("binary")
+    parser.add_argument("--set", default=".", help="a folder with cases of its own")
     parser.add_argument("--only", default="", help="cases whose name contains this")
     parser.add_argument("--verbose", action="store_true", help="show more than the first miss of a case")
     parser.add_argument("extra", nargs="*", help="options for `warpmerge merge`, after --")
     args = parser.parse_args()
     binary = os.path.abspath(args.binary)
-    os.chdir(HERE)
+    os.chdir(os.path.join(HERE, args.set))
     with open("cases.json") as f:
         listing = json.load(f)
     cases = [c for c in listing["cases"] if args.only in c["name"]]
     if not cases:
         parser.error(f"no case has {args.only!r} in its name")
-    print(f"against mergekit {listing['mergekit']} (torch {listing['torch']})")
+    print("against " + (listing.get("source") or f"mergekit {listing['mergekit']} (torch {listing['torch']})"))
     print(f"{'case':36} {'compare':7} {'elements':>8} {'unequal':>8} {'worst':>7}  result")
     n_missed = n_runs = n_elems = n_unequal = 0
     with tempfile.TemporaryDirectory() as folder:

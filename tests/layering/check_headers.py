@@ -41,7 +41,7 @@ def main():
         headers = [h for h in headers if not needs_cuda(ROOT / h)]
     command = [compiler, "-x", "c", "-std=c11", "-D_GNU_SOURCE", "-DWM_ISA=portable", "-fsyntax-only",
                "-Iinclude", "-Ihost", "-Ikernels"] + WARNINGS + ["-Wstrict-prototypes", "-Wmissing-prototypes"]
-    command += ["-isystem", str(cuda)] if cuda else []
+    command += ["-isystem", str(cuda), "-DWM_HAVE_CUDA"] if cuda else []
     failures = sum(not compiles(command, h) for h in sorted(headers))
     print(f"{len(headers)} headers, {failures} failures")
     return 1 if failures or not headers else 0

@@ -11,14 +11,14 @@ from pathlib import Path
 
 # Room -> what its files may include, as prefixes of paths from the roots include/, host/ and kernels/.
 METHOD = ["methods/method.h"]
-TILE = METHOD + ["methods/tile.h"]
+TILE = METHOD + ["methods/tile.h", "statistics/model_statistics.h"]
 ROOMS = {
     "host/base": ["warpmerge.h", "base/"],
     "host/checkpoint": ["warpmerge.h", "base/", "checkpoint/"],
     "host/recipe": ["warpmerge.h", "base/", "recipe/"] + METHOD,
     "host/plan": ["warpmerge.h", "base/", "recipe/", "checkpoint/", "plan/"] + TILE,
-    "host/engine": ["warpmerge.h", "base/", "recipe/", "checkpoint/", "plan/", "engine/"] + TILE,
-    "host/cluster": ["warpmerge.h", "base/", "recipe/", "checkpoint/", "plan/", "engine/", "cluster/"] + TILE,
+    "host/engine": ["warpmerge.h", "base/", "recipe/", "checkpoint/", "plan/", "cluster/", "engine/"] + TILE,
+    "host/cluster": ["warpmerge.h", "base/", "cluster/"],
     "host/report": ["warpmerge.h", "base/", "recipe/", "checkpoint/", "plan/", "report/"] + TILE,
     "host/measure": ["warpmerge.h", "base/", "measure/", "methods/device.h", "common/number_format.h"] + TILE,
     "host/api": ["warpmerge.h", "base/", "recipe/", "checkpoint/", "plan/", "engine/", "cluster/", "report/", "measure/",
@@ -33,9 +33,9 @@ ROOMS = {
 }
 # Files that see more than their room does: backends drive the kernels; the dispatch is a table of all drivers.
 KERNELS = ["common/", "methods/", "convert/", "statistics/", "elementwise/"]
-EXTRA = [(re.compile(r"host/engine/backend_\w+\.c$"), KERNELS), (re.compile(r"kernels/common/cpu_dispatch\.[ch]$"), KERNELS)]
+EXTRA = [(re.compile(r"host/engine/backend_\w+\.[ch]$"), KERNELS), (re.compile(r"kernels/common/cpu_dispatch\.[ch]$"), KERNELS)]
 GPU_HEADER = re.compile(r"(cuda|cublas|curand|cusolver|nvtx|nvToolsExt|nvml|nccl)\w*(\.h|/)")
-GPU_FILE = re.compile(r"(host/engine/backend_cuda\.c|host/cluster/.*|kernels/methods/device\.h|.*\.cuh?)$")
+GPU_FILE = re.compile(r"(host/engine/backend_cuda\w*\.[ch]|host/cluster/.*|kernels/methods/device\.h|.*\.cuh?)$")
 # What kernels do not do (DESIGN section 4): start except through launch.cuh, or on the default stream; inline PTX.
 LAUNCH = re.compile(r"<<<")
 DEVICE_FORBIDDEN = [(re.compile(r"\basm\b|\b__asm__\b"), "no inline PTX: "),

@@ -58,6 +58,8 @@ def memory(tool, maker, top):
     base = os.path.join(folder, "base")
     configs = {"linear": config(top, "linear.yml", "linear", models),
                "ties": config(top, "ties.yml", "ties", models, base, "weight: 1, density: 0.4, rescale: true"),
+               "ties, trim: global": config(top, "global.yml", "ties", models, base,
+                                            "weight: 1, density: 0.4, trim: global"),
                "slerp": config(top, "slerp.yml", "slerp", models[:1], base, "t: 0.3")}
     for name, path in configs.items():
         hashes = set()

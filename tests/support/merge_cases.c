@@ -60,6 +60,8 @@ const char *const merge_cases_recipes[] = {
     "{model: '%2', parameters: {weight: 2}}\n",
     "merge_method: mergealign\nbase_model: '%0'\nmodels:\n- {model: '%1'}\n- {model: '%2'}\n",
     "merge_method: passthrough\ndtype: float32\nparameters: {scale: 0.5}\nmodels:\n- {model: '%1'}\n",
+    "merge_method: ties\nbase_model: '%0'\nparameters: {trim: global, weight: 1, density: 0.2}\nmodels:\n- {model: "
+    "'%1'}\n- {model: '%2', parameters: {density: 0.61}}\n- {model: '%3'}\n",
 };
 
 const size_t merge_cases_count = sizeof merge_cases_recipes / sizeof *merge_cases_recipes;

@@ -20,7 +20,7 @@ static void write_three(const char *dir)
     struct journal j;
     size_t n;
 
-    assert_int_equal(journal_open(&j, dir, plan_a, false, &records, &n, NULL), WM_OK);
+    assert_int_equal(journal_open(&j, dir, JOURNAL_NAME, plan_a, false, &records, &n, NULL), WM_OK);
     assert_int_equal(n, 0);
     free(records);
     for (uint64_t i = 0; i < 3; i++) {
@@ -37,7 +37,7 @@ static size_t reopen(const char *dir, struct hash128 plan, bool restart, enum wm
     struct journal j;
     size_t n;
 
-    assert_int_equal(journal_open(&j, dir, plan, restart, &records, &n, &err), expected);
+    assert_int_equal(journal_open(&j, dir, JOURNAL_NAME, plan, restart, &records, &n, &err), expected);
     if (expected != WM_OK) {
         assert_non_null(strstr(err.message, "--restart"));
         return 0;

@@ -313,7 +313,7 @@ static void plan_texts(void **state)
     (void)state;
     hand_plan_init(&h);
     text_init(&out, TEXT_MAX_BYTES);
-    report_plan_text(&h.plan, "some/out", &out);
+    report_plan_text(&h.plan, NULL, "some/out", &out);
     contains(text_string(&out), "  base        org/base ");
     contains(text_string(&out), "  model 2     ./local `model`  BF16      12 B   weight -3e-07..2\n");
     contains(text_string(&out), "  parameters  mode on  normalize false..true\n");
@@ -322,7 +322,7 @@ static void plan_texts(void **state)
     contains(text_string(&out), "116 B, and 1.00 kB again");
     text_release(&out);
 
-    report_plan_json(&h.plan, NULL, &out);
+    report_plan_json(&h.plan, NULL, NULL, &out);
     tree = parse(&out);
     assert_true(cJSON_IsNull(cJSON_GetObjectItem(tree, "out")));
     assert_int_equal(cJSON_GetArraySize(cJSON_GetObjectItem(tree, "tensors")), 6);
@@ -353,12 +353,85 @@ static void many_shards_and_notes_fit_a_screen(void **state)
     h.plan.jobs = jobs;
     h.plan.n_jobs = n;
     text_init(&out, TEXT_MAX_BYTES);
-    report_plan_text(&h.plan, NULL, &out);
+    report_plan_text(&h.plan, NULL, NULL, &out);
     for (const char *p = text_string(&out); *p; p++)
         n_lines += *p == '\n';
     assert_in_range(n_lines, 10, 40);
     contains(text_string(&out), "... 996 more");
     contains(text_string(&out), "... 994 more: see --json");
+    text_release(&out);
+}
+
+/* Rank 1 has nearly all, in a piece of one tensor; the parts cannot share it at all. */
+static void hand_partition(struct plan_partition *p, struct plan_rank_share *shares, int n_ranks, bool *split)
+{
+    static const struct plan_range ranges[] = {{4, 0, 6}, {0, 0, 3}, {1, 0, 6}};
+
+    memset(shares, 0, (size_t)n_ranks * sizeof *shares);
+    shares[0] = (struct plan_rank_share){.ranges = ranges, .n_ranges = 1, .n_bytes_read = 24, .n_bytes_written = 12};
+    shares[1] = (struct plan_rank_share){
+        .ranges = ranges + 1, .n_ranges = 2, .n_bytes_read = 1000000, .n_bytes_written = 500000};
+    split[0] = true;
+    *p = (struct plan_partition){
+        .n_ranks = n_ranks, .shares = shares, .job_is_split = split, .n_split_jobs = 1, .balance = 1.9};
+}
+
+static void ranks_texts(void **state)
+{
+    struct plan_rank_share shares[100];
+    bool split[6] = {false}, none[6] = {false};
+    struct plan_partition ranks, parts;
+    const struct plan_partition *partitions[PARTITION_N_MODES] = {&ranks, &parts};
+    const cJSON *tree, *one, *range;
+    struct hand_plan h;
+    struct text out;
+    cJSON *root;
+
+    (void)state;
+    hand_plan_init(&h);
+    text_init(&out, TEXT_MAX_BYTES);
+    hand_partition(&ranks, shares, 2, split);
+    parts = ranks;
+    parts.job_is_split = none;
+    parts.n_split_jobs = 0;
+    parts.balance = 1.05;
+    report_plan_text(&h.plan, partitions, NULL, &out);
+    contains(text_string(&out), "\n  ranks       2: the fullest 90.0 % above the mean, 1 tensor split; rank 1 has "
+                                "layers.10.w\n"
+                                "               rank  tensors  split      reads     writes  of mean\n"
+                                "                  0        1      0       24 B       12 B   0.000\n"
+                                "                  1        2      1    1.00 MB     500 kB   2.000\n"
+                                "              without communication (--part): the fullest 5.0 % above the mean, no "
+                                "tensor split\n");
+    text_release(&out);
+
+    report_plan_json(&h.plan, partitions, NULL, &out);
+    root = parse(&out);
+    tree = cJSON_GetObjectItem(root, "ranks");
+    assert_int_equal(cJSON_GetObjectItem(tree, "n_ranks")->valueint, 2);
+    assert_true(cJSON_GetObjectItem(tree, "balance")->valuedouble == 1.9);
+    assert_true(cJSON_GetObjectItem(tree, "balance_of_parts")->valuedouble == 1.05);
+    tree = cJSON_GetObjectItem(tree, "shares");
+    assert_int_equal(cJSON_GetArraySize(tree), 2);
+    one = cJSON_GetArrayItem(tree, 1);
+    assert_int_equal(cJSON_GetObjectItem(one, "rank")->valueint, 1);
+    assert_int_equal(cJSON_GetObjectItem(one, "n_split_tensors")->valueint, 1);
+    assert_int_equal(cJSON_GetObjectItem(one, "bytes_read")->valueint, 1000000);
+    assert_int_equal(cJSON_GetObjectItem(one, "bytes_written")->valueint, 500000);
+    range = cJSON_GetArrayItem(cJSON_GetObjectItem(one, "ranges"), 1);
+    assert_int_equal(cJSON_GetObjectItem(range, "tensor")->valueint, 1);
+    assert_int_equal(cJSON_GetObjectItem(range, "n_elems")->valueint, 6);
+    cJSON_Delete(root);
+    text_release(&out);
+
+    hand_partition(&ranks, shares, 100, split); /* many: the first eight and the last two */
+    parts = ranks;
+    report_ranks_text(&h.plan, partitions, &out);
+    contains(text_string(&out), "\n                  7 ");
+    contains(text_string(&out), "\n                ... 90 more: see --json\n                 98 ");
+    contains(text_string(&out), "\n                 99 ");
+    contains_not(text_string(&out), "\n                  8 ");
+    contains_not(text_string(&out), "\n                 97 ");
     text_release(&out);
 }
 
@@ -388,6 +461,7 @@ int main(void)
         cmocka_unit_test(manifest_is_the_same_anywhere),
         cmocka_unit_test(plan_texts),
         cmocka_unit_test(many_shards_and_notes_fit_a_screen),
+        cmocka_unit_test(ranks_texts),
         cmocka_unit_test(numbers_read_back),
     };
 

@@ -1,0 +1,94 @@
+/*
+ * ranks.c: wm_options_find_ranks and wm_merge_open_parts: how a process learns that it is one of several, and how the work
+ * of several is taken up again. Knows the environment and the parts' file, no engine.
+ */
+#include "api/merge_state.h"
+#include "api/parts_file.h"
+
+#include "base/file.h"
+#include "base/text.h"
+#include "cluster/ranks.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static const char *look_up(void *user, const char *name)
+{
+    (void)user;
+    return getenv(name);
+}
+
+enum wm_status wm_options_find_ranks(struct wm_options *options, const char *rank, const char *ranks, const char *job,
+                                     struct wm_error *err)
+{
+    struct ranks_request request = {rank, ranks, job, options->n_parts > 0};
+    struct ranks found;
+    enum wm_status st = ranks_discover(&found, &request, look_up, NULL, err);
+
+    if (st != WM_OK)
+        return st;
+    options->n_ranks = found.size;
+    options->rank = found.rank;
+    options->local_rank = found.local_rank < 0 ? 0 : found.local_rank;
+    options->local_size = found.local_size;
+    memcpy(options->rank_job, found.job, sizeof options->rank_job);
+    return WM_OK;
+}
+
+/* ---- the end of parts -------------------------------------------------------------------------------------------- */
+
+static enum wm_status check_folder(const struct parts_file *parts, struct wm_error *err)
+{
+    char *here = getcwd(NULL, 0);
+    bool same = here && strcmp(here, parts->folder) == 0;
+
+    free(here);
+    return same ? WM_OK
+                : error_set(err, WM_USAGE,
+                            "the parts were merged from %s, and paths in the config may be relative to it; change to "
+                            "that folder and finish there",
+                            parts->folder);
+}
+
+enum wm_status wm_merge_open_parts(struct wm_merge **out, const char *out_path, const struct wm_options *given,
+                                   struct wm_error *err)
+{
+    struct wm_options options = WM_OPTIONS_INIT;
+    struct parts_file parts = {NULL, NULL, NULL, 0};
+    char *partial = NULL;
+    enum wm_status st = WM_OK;
+
+    *out = NULL;
+    if (given)
+        memcpy(&options, given, given->size < sizeof options ? given->size : sizeof options);
+    options.size = sizeof options;
+    if (!out_path || !*out_path)
+        return error_set(err, WM_USAGE, "the output path is empty; give the directory that the parts were merged into");
+    partial = output_partial_path(out_path);
+    if (!partial) {
+        st = error_no_memory(err, "finishing the parts");
+        goto out;
+    }
+    TRY(parts_file_read(partial, &parts, &options, err));
+    TRY(check_folder(&parts, err));
+    if (!options.hub_cache)
+        options.hub_cache = parts.hub_cache;
+    options.n_parts = 0;
+    options.n_ranks = 0;
+    options.restart = 0;
+    TRY(wm_merge_open(out, parts.config_path, &options, err));
+    (*out)->finishes = true;
+    TRY(wm_merge_plan(*out, out_path, err));
+    (*out)->options.hub_cache =
+        given ? given->hub_cache : NULL; /* the file's text goes away; it is not needed any more */
+out:
+    if (st != WM_OK) {
+        wm_merge_free(*out);
+        *out = NULL;
+    }
+    parts_file_release(&parts);
+    free(partial);
+    return st;
+}

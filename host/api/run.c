@@ -1,0 +1,340 @@
+/*
+ * run.c: wm_merge_run and wm_merge_stats: from a plan to a finished directory, alone, as one of several ranks, as a part,
+ * or as the end of parts.
+ *
+ * What lives here: opening the output, the engine's call, hashes, side files and the commit, and who of several processes
+ * does which of these. What it must not know: how any of them works, and terminals.
+ */
+#include "api/merge_state.h"
+#include "api/parts_file.h"
+#include "api/summary.h"
+
+#include "base/file.h"
+#include "base/text.h"
+#include "engine/backends.h"
+#include "engine/survey.h"
+#include "report/report.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- progress ------------------------------------------------------------------------------------------------ */
+
+static int on_progress(void *user, const struct wm_progress *progress)
+{
+    struct wm_merge *merge = user;
+
+    merge->progress = *progress;
+    if (merge->options.on_progress && merge->options.on_progress(merge->options.user, progress))
+        merge->cancel = 1; /* also when the engine has no use for the answer any more: the commit is still to come */
+    return merge->cancel;
+}
+
+/* The phases around the engine's: the last numbers under another name. */
+static enum wm_status tell_progress(struct wm_merge *merge, const char *phase, double began, struct wm_error *err)
+{
+    merge->progress.phase = phase;
+    merge->progress.seconds = file_now_seconds() - began;
+    if (merge->options.on_progress && merge->options.on_progress(merge->options.user, &merge->progress))
+        merge->cancel = 1;
+    if (merge->cancel)
+        return error_set(err, WM_CANCELLED,
+                         "stopped before the output was put in place; run the same command again to finish it");
+    return WM_OK;
+}
+
+static enum wm_status hash_shards(struct wm_merge *merge, const char *dir, char (**sha256)[HASH_SHA256_HEX_BYTES],
+                                  struct wm_error *err)
+{
+    enum wm_status st = WM_OK;
+    char *path = NULL;
+
+    *sha256 = calloc((size_t)merge->plan->n_shards + 1, sizeof **sha256);
+    if (!*sha256)
+        return error_no_memory(err, "hashing the output");
+    for (int s = 0; s < merge->plan->n_shards; s++) {
+        path = file_path_join(dir, merge->plan->shards[s].name);
+        if (!path) {
+            st = error_no_memory(err, "hashing the output");
+            goto out;
+        }
+        TRY(hash_sha256_file((*sha256)[s], path, &merge->cancel, err));
+        free(path);
+        path = NULL;
+    }
+out:
+    free(path);
+    return st;
+}
+
+static enum wm_status write_text(const char *dir, const char *name, const struct text *text, bool sync,
+                                 struct wm_error *err)
+{
+    char *path = file_path_join(dir, name);
+    enum wm_status st = path ? file_write_whole(path, text_string(text), text->n_bytes, sync, err)
+                             : error_no_memory(err, "finishing the output");
+
+    free(path);
+    return st;
+}
+
+static enum wm_status remove_file(const char *dir, const char *name, struct wm_error *err)
+{
+    char *path = file_path_join(dir, name);
+    enum wm_status st = path ? file_unlink(path, err) : error_no_memory(err, "finishing the output");
+
+    free(path);
+    return st;
+}
+
+/* The shards are durable by now. Loaders look at the index first, so it comes last: a directory without it is visibly
+ * unfinished. */
+static enum wm_status write_side_files(struct wm_merge *merge, const char *dir,
+                                       const char (*sha256)[HASH_SHA256_HEX_BYTES], struct wm_error *err)
+{
+    const bool sync = merge->options.sync != 0;
+    enum wm_status st;
+    struct report_kit kit;
+    struct text text;
+
+    text_init(&text, TEXT_MAX_BYTES);
+    TRY(report_kit_write(merge->plan, &merge->options, dir, &kit, err));
+    TRY(report_manifest(merge->plan, &kit, merge->result.job_hashes, sha256, &text, err));
+    TRY(write_text(dir, REPORT_MANIFEST_NAME, &text, sync, err));
+    text_release(&text);
+    if (merge->plan->n_shards > 1) {
+        TRY(report_index(merge->plan, &text, err));
+        TRY(write_text(dir, REPORT_INDEX_NAME, &text, sync, err));
+    } else {
+        TRY(remove_file(dir, REPORT_INDEX_NAME, err));
+    }
+out:
+    text_release(&text);
+    return st;
+}
+
+/* ---- several processes ---------------------------------------------------------------------------------------- */
+
+/* Everything of a run that has to be given back at its end. */
+struct runner {
+    struct wm_merge *merge;
+    struct wm_options options; /* with our callbacks */
+    struct output output;
+    struct plan_partition *partition;
+    struct engine_team team;
+    struct comm *comm;
+    char (*sha256)[HASH_SHA256_HEX_BYTES];
+    double began;
+};
+
+/* Beside the partial directory, so that nothing of it can reach the output: "<parent>/.<name>.warpmerge-ranks". */
+static char *meeting_place(const char *out_path)
+{
+    static const char end[] = "partial";
+    char *partial = output_partial_path(out_path), *path = NULL;
+
+    if (partial && asprintf(&path, "%.*sranks", (int)(strlen(partial) - strlen(end)), partial) < 0)
+        path = NULL;
+    free(partial);
+    return path;
+}
+
+/* NCCL where every rank has a GPU of its own; else what the control plane does is enough (a few MB at most). */
+static enum wm_status add_nccl(struct runner *r, struct wm_error *err)
+{
+    int device = backends_own_device(&r->options);
+    uint64_t n_with = device >= 0;
+    struct wm_error why = WM_ERROR_INIT;
+    enum wm_status st = r->comm->ops->all_reduce_u64(r->comm, &n_with, 1, err);
+
+    if (st != WM_OK || n_with != (uint64_t)r->comm->size)
+        return st;
+    st = comm_open_nccl(&r->comm, r->comm, device, &why);
+    return st == WM_OK || st == WM_NO_DEVICE ? WM_OK : error_set(err, st, "%s", why.message);
+}
+
+static enum wm_status join_ranks(struct runner *r, struct wm_error *err)
+{
+    const struct wm_options *o = &r->options;
+    char *dir = meeting_place(r->merge->out_path);
+    struct comm_files_options files = {dir, o->rank_job, o->rank, o->n_ranks, o->rank_deadline_seconds};
+    enum wm_status st = WM_OK;
+
+    if (!dir) {
+        st = error_no_memory(err, "meeting the other ranks");
+        goto out;
+    }
+    TRY(comm_open_files(&r->comm, &files, err));
+    r->comm->cancel = &r->merge->cancel;
+    TRY(r->comm->ops->barrier(r->comm, err));
+    TRY(add_nccl(r, err));
+    r->comm->cancel = &r->merge->cancel;
+    TRY(plan_partition_new(&r->partition, r->merge->plan, o->n_ranks, PARTITION_RANKS, err));
+    r->team = (struct engine_team){o->rank ? OUTPUT_RANK : OUTPUT_ALONE, o->rank, o->n_ranks, r->partition, r->comm};
+out:
+    free(dir);
+    return st;
+}
+
+static enum wm_status begin_part(struct runner *r, struct wm_error *err)
+{
+    const struct wm_options *o = &r->options;
+    enum wm_status st = WM_OK;
+
+    if (o->restart) {
+        st = error_set(err, WM_USAGE,
+                       "--restart would throw other parts' work away; to start over, remove the unfinished output "
+                       "folder (.NAME.warpmerge-partial) and run the parts again");
+        goto out;
+    }
+    TRY(plan_partition_new(&r->partition, r->merge->plan, o->n_parts, PARTITION_PARTS, err));
+    r->team = (struct engine_team){OUTPUT_PART, o->part, o->n_parts, r->partition, NULL};
+out:
+    return st;
+}
+
+/* Parts do not talk, so what must be known of the whole model has to be there before they start. */
+static enum wm_status check_survey(const struct runner *r, struct wm_error *err)
+{
+    char *path;
+    bool there;
+
+    if (r->team.role != OUTPUT_PART || !r->merge->plan->n_survey_passes)
+        return WM_OK;
+    path = file_path_join(r->output.partial_path, SURVEY_FILE_NAME);
+    there = path && file_exists(path);
+    free(path);
+    return there ? WM_OK
+                 : error_set(err, WM_USAGE,
+                             "this method needs statistics of the whole model, which a part alone does not have; run "
+                             "\"warpmerge stats CONFIG OUT\" first, once, and then the parts");
+}
+
+static enum wm_status choose_role(struct runner *r, struct wm_error *err)
+{
+    if (r->merge->finishes)
+        r->team = (struct engine_team){OUTPUT_FINISH, 0, 1, NULL, NULL};
+    else if (r->options.n_parts)
+        return begin_part(r, err);
+    else if (r->options.n_ranks > 1)
+        return join_ranks(r, err);
+    else
+        r->team = (struct engine_team){OUTPUT_ALONE, 0, 1, NULL, NULL};
+    return WM_OK;
+}
+
+/* ---- the run ----------------------------------------------------------------------------------------------------- */
+
+static enum wm_status merge_tensors(struct runner *r, struct wm_error *err)
+{
+    struct wm_merge *merge = r->merge;
+    bool is_alone = r->team.role == OUTPUT_ALONE && !r->comm;
+    struct problems problems;
+    enum wm_status st;
+
+    merge_begin_phase(merge, &problems);
+    st = output_open(&r->output, merge->out_path, merge->plan, &merge->options, r->team.role, r->team.index, &problems,
+                     err);
+    TRY(merge_end_phase(&problems, st, err));
+    TRY(check_survey(r, err));
+    if (r->team.role == OUTPUT_PART)
+        TRY(parts_file_write(r->output.partial_path, merge->config_path, &merge->options, err));
+    engine_result_release(&merge->result);
+    merge->progress = (struct wm_progress){.bytes_to_read = merge->plan->bytes_to_read,
+                                           .bytes_to_write = merge->plan->bytes_out,
+                                           .n_tensors = merge->plan->n_jobs,
+                                           .shard = ""};
+    /* A caller sees the start however short the merge is. */
+    TRY(tell_progress(merge, merge->plan->n_survey_passes ? "surveying" : "merging", r->began, err));
+    TRY(engine_run(merge->plan, &r->output, &r->options, is_alone ? NULL : &r->team, &merge->cancel, &merge->result,
+                   err));
+    if (merge->result.notice[0]) {
+        merge_begin_phase(merge, &problems);
+        problems_add(&problems, WM_WARNING, WM_OK, "%s", merge->result.notice);
+    }
+out:
+    return st;
+}
+
+static enum wm_status put_in_place(struct runner *r, struct wm_error *err)
+{
+    struct wm_merge *merge = r->merge;
+    enum wm_status st = WM_OK;
+
+    if (r->options.sha256) {
+        TRY(tell_progress(merge, "hashing", r->began, err));
+        TRY(hash_shards(merge, r->output.partial_path, &r->sha256, err));
+    }
+    TRY(tell_progress(merge, "finishing", r->began, err));
+    TRY(write_side_files(merge, r->output.partial_path, (const char(*)[HASH_SHA256_HEX_BYTES])r->sha256, err));
+    TRY(tell_progress(merge, "finishing", r->began, err));
+    TRY(output_commit(&r->output, &r->options, err));
+out:
+    return st;
+}
+
+enum wm_status wm_merge_run(struct wm_merge *merge, struct wm_error *err)
+{
+    struct runner r = {.merge = merge, .output = {NULL, NULL, -1, -1, false, false}};
+    enum wm_status st;
+
+    if (!merge || !merge->plan || !merge->out_path)
+        return error_set(err, WM_USAGE, "there is no plan with an output directory to run; call wm_merge_plan first");
+    if (merge->done)
+        return error_set(err, WM_USAGE, "this merge has been run; call wm_merge_plan again to run another");
+    r.began = file_now_seconds();
+    r.options = merge->options;
+    r.options.on_progress = on_progress;
+    r.options.user = merge;
+    TRY(choose_role(&r, err));
+    TRY(merge_tensors(&r, err));
+    if (r.team.role == OUTPUT_ALONE || r.team.role == OUTPUT_FINISH)
+        TRY(put_in_place(&r, err));
+    if (r.comm) /* no rank ends well unless the output is in place */
+        TRY(r.comm->ops->barrier(r.comm, err));
+    merge->result.seconds = file_now_seconds() - r.began;
+    merge->done = true;
+out:
+    if (r.comm) {
+        if (st != WM_OK)
+            r.comm->ops->abort(r.comm, err);
+        r.comm->ops->close(r.comm);
+    }
+    output_release(&r.output);
+    plan_partition_free(r.partition);
+    free(r.sha256);
+    return st;
+}
+
+/* The first phase of wm_merge_run alone. The partial directory with its result stays for the merge. */
+enum wm_status wm_merge_stats(struct wm_merge *merge, int as_json, char **text, struct wm_error *err)
+{
+    enum wm_status st;
+    struct problems problems;
+    struct output output = {NULL, NULL, -1, -1, false, false};
+    struct engine_result found;
+    struct wm_options options;
+    struct text out;
+
+    *text = NULL;
+    if (!merge || !merge->plan || !merge->out_path)
+        return error_set(err, WM_USAGE, "there is no plan with an output directory; call wm_merge_plan first");
+    text_init(&out, TEXT_MAX_BYTES);
+    memset(&found, 0, sizeof found);
+    options = merge->options;
+    options.on_progress = on_progress;
+    options.user = merge;
+    if (merge->plan->n_survey_passes) {
+        merge_begin_phase(merge, &problems);
+        st = output_open(&output, merge->out_path, merge->plan, &merge->options, OUTPUT_ALONE, 0, &problems, err);
+        TRY(merge_end_phase(&problems, st, err));
+        TRY(engine_survey(merge->plan, &output, &options, &merge->cancel, &found, err));
+    }
+    api_survey_summary(merge->plan, &found, merge->out_path, as_json, &out);
+    *text = text_take(&out);
+    st = *text ? WM_OK : error_no_memory(err, "summing up");
+out:
+    output_release(&output);
+    return st;
+}

@@ -1,0 +1,244 @@
+/* team.c: see team.h. */
+#include "engine/team.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+_Static_assert(sizeof(struct hash128) == 2 * sizeof(uint64_t), "hashes travel as words");
+
+/* ---- agreement ------------------------------------------------------------------------------------------------- */
+
+enum wm_status team_agree(const struct engine_team *team, const struct plan *plan, struct wm_error *err)
+{
+    const uint64_t mine[] = {plan->fingerprint.low, plan->fingerprint.high, plan->memory.tile_elems};
+    const size_t n = sizeof mine / sizeof *mine;
+    uint64_t *all = malloc((size_t)team->size * sizeof mine);
+    enum wm_status st = WM_OK;
+
+    if (!all) {
+        st = error_no_memory(err, "comparing plans");
+        goto out;
+    }
+    TRY(team->comm->ops->all_gather(team->comm, mine, sizeof mine, all, err));
+    for (int r = 0; r < team->size && st == WM_OK; r++) {
+        const uint64_t *theirs = all + (size_t)r * n;
+        if (theirs[0] != all[0] || theirs[1] != all[1])
+            st = error_set(err, WM_BAD_CONFIG,
+                           "rank %d plans another merge than rank 0: start all ranks with the same version, config, "
+                           "options and inputs (a checkpoint that differs between machines is such a difference)",
+                           r);
+        else if (theirs[2] != all[2])
+            st = error_set(err, WM_BAD_CONFIG,
+                           "rank %d would use tiles of %llu elements and rank 0 of %llu: give all ranks the same "
+                           "--memory and --threads, or --tile",
+                           r, (unsigned long long)theirs[2], (unsigned long long)all[2]);
+    }
+out:
+    free(all);
+    return st;
+}
+
+enum wm_status team_reduce(void *user, uint64_t *counts, size_t n_counts, struct wm_error *err)
+{
+    struct comm *comm = user;
+
+    return comm->ops->all_reduce_u64(comm, counts, n_counts, err);
+}
+
+bool team_interrupted(void *user, struct wm_error *err)
+{
+    struct comm *comm = user;
+
+    return comm->ops->failed(comm, err);
+}
+
+/* ---- split tensors with statistics -------------------------------------------------------------------------------- */
+
+static bool has_statistics(const struct plan *plan, size_t job, struct merge_op *op)
+{
+    struct wm_error ignored = WM_ERROR_INIT;
+
+    return plan->jobs[job].action == PLAN_MERGE && plan_job_op(plan, &plan->jobs[job], op, &ignored) == WM_OK &&
+           statistics_first_pass(op) != STAT_READY;
+}
+
+bool team_shares(const struct engine_team *team, const struct plan *plan, size_t job)
+{
+    struct merge_op op;
+
+    return team->partition->job_is_split[job] && has_statistics(plan, job, &op);
+}
+
+struct reduction {
+    struct comm *comm;
+    struct wm_error err;
+};
+
+static bool reduce(void *user, uint64_t *words, size_t n_words)
+{
+    struct reduction *r = user;
+
+    return r->comm->ops->all_reduce_u64(r->comm, words, n_words, &r->err) == WM_OK;
+}
+
+static void share_error(void *user, struct wm_error *err)
+{
+    const struct reduction *r = user;
+
+    if (r->err.status == WM_OK)
+        error_no_memory(err, "sharing statistics");
+    else
+        error_set(err, r->err.status, "%s", r->err.message);
+}
+
+/* Our range of a job, or NULL. Neighbouring ranges of one job are one. */
+static const struct plan_range *own_range(const struct engine_team *team, size_t job)
+{
+    const struct plan_rank_share *share = &team->partition->shares[team->index];
+
+    for (size_t i = 0; i < share->n_ranges; i++)
+        if (share->ranges[i].job == job)
+            return &share->ranges[i];
+    return NULL;
+}
+
+static bool range_is_done(const struct resume *resume, const struct plan_range *range)
+{
+    const struct resume_job *r = resume->jobs[range->job];
+    size_t first = (size_t)(range->first_elem / TILE_CHUNK_ELEMS);
+
+    if (resume->job_done[range->job])
+        return true;
+    for (size_t p = first; p < first + resume_n_pieces(range->n_elems); p++)
+        if (!r || !r->piece_done[p])
+            return false;
+    return true;
+}
+
+/* A rank without a part goes through the passes too: it adds zeros, and hears the sums. */
+static enum wm_status follow(const struct plan *plan, size_t job, const struct run_share *share, struct wm_error *err)
+{
+    struct statistics *s = NULL;
+    struct merge_op op;
+    enum wm_status st = WM_OK;
+
+    TRY(plan_job_op(plan, &plan->jobs[job], &op, err));
+    s = statistics_new(&op, plan->memory.tile_elems);
+    if (!s) {
+        st = error_no_memory(err, "sharing statistics");
+        goto out;
+    }
+    statistics_share(s, share->reduce, share->user);
+    while (statistics_finish_pass(s, &op) != STAT_READY)
+        ;
+    if (statistics_share_failed(s)) {
+        share_error(share->user, err);
+        st = err->status;
+    }
+out:
+    statistics_free(s);
+    return st;
+}
+
+static void add_totals(struct pipeline_totals *sum, const struct pipeline_totals *more)
+{
+    sum->bytes_read += more->bytes_read;
+    sum->bytes_written += more->bytes_written;
+    sum->tensors_done += more->tensors_done;
+    sum->read_busy += more->read_busy;
+    sum->compute_busy += more->compute_busy;
+    sum->write_busy += more->write_busy;
+    if (more->notice[0])
+        memcpy(sum->notice, more->notice, sizeof sum->notice);
+}
+
+static enum wm_status run_one(const struct engine_team *team, const struct pipeline_args *base, size_t job,
+                              struct pipeline_totals *totals, struct wm_error *err)
+{
+    const struct plan_range *range = own_range(team, job);
+    struct reduction reduction = {team->comm, WM_ERROR_INIT};
+    struct run_share share = {reduce, &reduction};
+    struct pipeline_args args = *base;
+    struct pipeline_totals more;
+    enum wm_status st;
+
+    if (!range)
+        return follow(base->plan, job, &share, err);
+    args.ranges = range;
+    args.n_ranges = 1;
+    args.share = &share;
+    args.share_error = share_error;
+    args.before = *totals;
+    st = pipeline_run(&args, &more, err);
+    add_totals(totals, &more);
+    return st;
+}
+
+enum wm_status team_run_shared(const struct engine_team *team, const struct pipeline_args *base,
+                               struct pipeline_totals *totals, struct wm_error *err)
+{
+    const struct plan *plan = base->plan;
+    enum wm_status st = WM_OK;
+    size_t *jobs = malloc((team->partition->n_split_jobs + 1) * sizeof *jobs), n = 0;
+    uint64_t *unfinished = calloc(team->partition->n_split_jobs + 1, sizeof *unfinished);
+
+    if (!jobs || !unfinished) {
+        st = error_no_memory(err, "sharing statistics");
+        goto out;
+    }
+    for (size_t j = 0; j < plan->n_jobs; j++) {
+        const struct plan_range *range;
+        if (!team_shares(team, plan, j))
+            continue;
+        range = own_range(team, j);
+        unfinished[n] = range && !range_is_done(base->resume, range);
+        jobs[n++] = j;
+    }
+    if (n && PARTITION_GRAIN_ELEMS % plan->memory.tile_elems != 0) {
+        st = error_set(err, WM_USAGE,
+                       "with this --tile, tensors that need statistics cannot be split over ranks; give a power of "
+                       "two, or leave it out");
+        goto out;
+    }
+    /* What an earlier run has finished needs no statistics any more, but only if no rank needs them. */
+    TRY(team->comm->ops->all_reduce_u64(team->comm, unfinished, n, err));
+    for (size_t i = 0; i < n; i++)
+        if (unfinished[i])
+            TRY(run_one(team, base, jobs[i], totals, err));
+out:
+    free(jobs);
+    free(unfinished);
+    return st;
+}
+
+/* ---- hashes ------------------------------------------------------------------------------------------------------- */
+
+/* Every hash is known to one rank and zero on the others, so sums of words put them together. */
+enum wm_status team_exchange_hashes(const struct engine_team *team, const struct plan *plan,
+                                    struct hash128 **split_digests, struct hash128 *job_hashes, struct wm_error *err)
+{
+    enum wm_status st = WM_OK;
+    const struct plan_rank_share *share = &team->partition->shares[team->index];
+    unsigned char *ours = calloc(plan->n_jobs + 1, 1);
+
+    if (!ours) {
+        st = error_no_memory(err, "putting hashes together");
+        goto out;
+    }
+    for (size_t i = 0; i < share->n_ranges; i++)
+        ours[share->ranges[i].job] = !team->partition->job_is_split[share->ranges[i].job];
+    for (size_t j = 0; j < plan->n_jobs; j++)
+        if (!ours[j])
+            job_hashes[j] = (struct hash128){0, 0};
+    TRY(team->comm->ops->all_reduce_u64(team->comm, (uint64_t *)(void *)job_hashes, 2 * plan->n_jobs, err));
+    for (size_t j = 0; j < plan->n_jobs; j++) {
+        size_t n_pieces = resume_n_pieces(plan->jobs[j].n_elems);
+        if (!team->partition->job_is_split[j])
+            continue;
+        TRY(team->comm->ops->all_reduce_u64(team->comm, (uint64_t *)(void *)split_digests[j], 2 * n_pieces, err));
+        job_hashes[j] = hash_tree(split_digests[j], n_pieces);
+    }
+out:
+    free(ours);
+    return st;
+}
