@@ -7,6 +7,7 @@
 #include "api/open_models.h"
 
 #include "engine/engine.h"
+#include "engine/rank_progress.h"
 #include "recipe/recipe.h"
 
 struct wm_merge {
@@ -21,6 +22,8 @@ struct wm_merge {
     bool done;
     volatile int cancel;         /* set by wm_merge_cancel, also from a signal handler */
     struct wm_progress progress; /* the last one delivered */
+    struct comm *comm;           /* while a rank runs; NULL: alone */
+    struct rank_progress rank_progress;
 };
 
 static inline void merge_begin_phase(const struct wm_merge *merge, struct problems *problems)

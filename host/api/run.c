@@ -21,12 +21,24 @@
 
 /* ---- progress ------------------------------------------------------------------------------------------------ */
 
+/* To the other ranks, and with what they say to the caller; true when the caller wants to stop. */
+static bool deliver(struct wm_merge *merge)
+{
+    if (merge->comm) {
+        merge->progress.rank = merge->options.rank;
+        merge->progress.n_ranks = merge->options.n_ranks;
+        rank_progress_publish(&merge->rank_progress, merge->comm, &merge->progress);
+        rank_progress_sum(&merge->rank_progress, merge->comm, &merge->progress);
+    }
+    return merge->options.on_progress && merge->options.on_progress(merge->options.user, &merge->progress);
+}
+
 static int on_progress(void *user, const struct wm_progress *progress)
 {
     struct wm_merge *merge = user;
 
     merge->progress = *progress;
-    if (merge->options.on_progress && merge->options.on_progress(merge->options.user, progress))
+    if (deliver(merge))
         merge->cancel = 1; /* also when the engine has no use for the answer any more: the commit is still to come */
     return merge->cancel;
 }
@@ -36,7 +48,7 @@ static enum wm_status tell_progress(struct wm_merge *merge, const char *phase, d
 {
     merge->progress.phase = phase;
     merge->progress.seconds = file_now_seconds() - began;
-    if (merge->options.on_progress && merge->options.on_progress(merge->options.user, &merge->progress))
+    if (deliver(merge))
         merge->cancel = 1;
     if (merge->cancel)
         return error_set(err, WM_CANCELLED,
@@ -171,6 +183,9 @@ static enum wm_status join_ranks(struct runner *r, struct wm_error *err)
     TRY(add_nccl(r, err));
     r->comm->cancel = &r->merge->cancel;
     TRY(plan_partition_new(&r->partition, r->merge->plan, o->n_ranks, PARTITION_RANKS, err));
+    r->merge->comm = r->comm;
+    memset(&r->merge->rank_progress, 0, sizeof r->merge->rank_progress);
+    r->merge->rank_progress.all_to_write = r->merge->plan->bytes_out;
     r->team = (struct engine_team){o->rank ? OUTPUT_RANK : OUTPUT_ALONE, o->rank, o->n_ranks, r->partition, r->comm};
 out:
     free(dir);
@@ -292,10 +307,11 @@ enum wm_status wm_merge_run(struct wm_merge *merge, struct wm_error *err)
     if (r.team.role == OUTPUT_ALONE || r.team.role == OUTPUT_FINISH)
         TRY(put_in_place(&r, err));
     if (r.comm) /* no rank ends well unless the output is in place */
-        TRY(r.comm->ops->barrier(r.comm, err));
+        TRY(rank_progress_barrier(r.comm, &r.options, &merge->progress, err));
     merge->result.seconds = file_now_seconds() - r.began;
     merge->done = true;
 out:
+    merge->comm = NULL;
     if (r.comm) {
         if (st != WM_OK)
             r.comm->ops->abort(r.comm, err);

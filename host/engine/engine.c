@@ -85,22 +85,6 @@ static enum wm_status close_shards(const struct plan *plan, const char *dir, int
     return st;
 }
 
-static void tell_phase(const struct wm_options *options, const struct plan *plan, const char *phase, double start)
-{
-    struct wm_progress progress = {.bytes_read = plan->bytes_to_read,
-                                   .bytes_to_read = plan->bytes_to_read,
-                                   .bytes_written = plan->bytes_out,
-                                   .bytes_to_write = plan->bytes_out,
-                                   .tensors_done = plan->n_jobs,
-                                   .n_tensors = plan->n_jobs,
-                                   .seconds = file_now_seconds() - start,
-                                   .phase = phase,
-                                   .shard = ""};
-
-    if (options->on_progress)
-        (void)options->on_progress(options->user, &progress);
-}
-
 static void name_limiter(struct engine_result *r, const struct plan *plan)
 {
     const struct plan_memory *m = &plan->memory;
@@ -176,6 +160,27 @@ static const struct plan_rank_share *own_share(const struct run *run)
 static enum wm_status barrier(const struct run *run, struct wm_error *err)
 {
     return is_team(run) ? run->team->comm->ops->barrier(run->team->comm, err) : WM_OK;
+}
+
+/* Everything of ours is done; what is left has no numbers of its own. */
+static void tell_phase(const struct run *run, const char *phase)
+{
+    const struct plan_rank_share *share = own_share(run);
+    uint64_t to_read = share ? share->n_bytes_read : run->plan->bytes_to_read;
+    uint64_t to_write = share ? share->n_bytes_written : run->plan->bytes_out;
+    size_t n_tensors = share ? share->n_ranges : run->plan->n_jobs;
+    struct wm_progress progress = {.bytes_read = to_read,
+                                   .bytes_to_read = to_read,
+                                   .bytes_written = to_write,
+                                   .bytes_to_write = to_write,
+                                   .tensors_done = n_tensors,
+                                   .n_tensors = n_tensors,
+                                   .seconds = file_now_seconds() - run->start,
+                                   .phase = phase,
+                                   .shard = ""};
+
+    if (run->options->on_progress)
+        (void)run->options->on_progress(run->options->user, &progress);
 }
 
 /* ---- the survey ------------------------------------------------------------------------------------------------ */
@@ -419,11 +424,17 @@ static enum wm_status do_run(struct run *run, struct engine_result *result, stru
     TRY(run_pipelines(run, result, err));
     synced = file_now_seconds();
     if (run->options->sync)
-        tell_phase(run->options, plan, "syncing", run->start);
+        tell_phase(run, "syncing");
     TRY(close_shards(plan, run->output->partial_path, run->fds, run->options->sync, run->cancel, err));
     result->sync_seconds = file_now_seconds() - synced;
-    if (is_team(run))
+    if (is_team(run)) {
+        uint64_t totals[] = {result->bytes_read, result->bytes_written, result->bytes_resumed};
         TRY(team_exchange_hashes(run->team, plan, run->split_digests, result->job_hashes, err));
+        TRY(team_reduce(run->team->comm, totals, sizeof totals / sizeof *totals, err));
+        result->bytes_read = totals[0];
+        result->bytes_written = totals[1];
+        result->bytes_resumed = totals[2];
+    }
 out:
     return st;
 }

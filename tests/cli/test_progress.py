@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 from harness import LINEAR, PROGRAM, check, contains, equal, run, run_tests, write_model, write_pair
 
@@ -246,6 +247,17 @@ def test_metrics_while_it_runs(folder):
     equal(values(parse((folder / "m.prom").read_text()), out="out")["up"], 0)
 
 
+def test_readme_names_everything(folder):
+    write_pair(folder)
+    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text()
+    (about,) = re.findall(r"^## Watching a merge\n(.*?)^## ", readme, re.S | re.M)
+    known = set(re.findall(r"`(\w+)(?:\{[^`]*\})?`", about))
+    equal(run("linear.yml", "out", "--metrics=m.prom", cwd=folder).returncode, 0)
+    metrics = set(values(parse((folder / "m.prom").read_text()), out="out"))
+    for names in COMMON, COUNTERS, SUMS, SLOWEST, metrics:
+        check(set(names) <= known, "not in README:", set(names) - known)
+
+
 # ---- several processes --------------------------------------------------------------------------------------------------
 
 def run_ranks(folder, n, *arguments, config="linear.yml", out="out"):
@@ -265,6 +277,10 @@ def test_ranks_json_and_metrics(folder):
         equal(bool(stdout), k == 0, k, stdout)
         v = values(parse((folder / f"m.rank{k}.prom").read_text()), out="out", rank=str(k), ranks="3")
         equal((v["up"], v["phase"], v["last_exit_code"]), (0, "done", 0))
+        equal("ranks_bytes_written" in events[-1], k == 0)
+        if k == 0:
+            equal([events[-1][n] for n in ("ranks_heard", "ranks_bytes_written", "ranks_bytes_to_write")], [3, 256, 256])
+            equal([v[n] for n in ("ranks_heard", "ranks_bytes_written", "ranks_bytes_to_write")], [3, 256, 256])
     check(not (folder / "m.prom").exists(), "one file for all")
 
 
