@@ -15,8 +15,8 @@ set(CLUSTER_SOURCES host/cluster/comm_common.c host/cluster/comm_files.c host/cl
   host/cluster/roster_join.c host/cluster/roster_notes.c)
 set(ENGINE_SOURCES host/engine/backend_cpu.c host/engine/backends.c host/engine/compute.c host/engine/engine.c
   host/engine/group.c host/engine/journal.c host/engine/output.c host/engine/pipeline.c host/engine/rank_progress.c
-  host/engine/reader.c  host/engine/resume.c host/engine/run_job.c host/engine/schedule.c host/engine/survey.c host/engine/survey_file.c
-  host/engine/team.c host/engine/writer.c)
+  host/engine/reader.c host/engine/resume.c host/engine/run_job.c host/engine/schedule.c host/engine/survey.c
+  host/engine/survey_file.c host/engine/team.c host/engine/writer.c)
 set(REPORT_SOURCES host/report/card.c host/report/config_patch.c host/report/describe.c host/report/describe_ranks.c
   host/report/environment.c host/report/index.c host/report/inspect.c host/report/kit.c host/report/manifest.c
   host/report/methods_text.c host/report/parameters.c host/report/verify.c)
@@ -24,10 +24,10 @@ set(MEASURE_SOURCES host/measure/cases.c host/measure/ceiling_host.c host/measur
   host/measure/roofline_svg.c host/measure/sample.c host/measure/storage.c host/measure/table.c host/measure/team.c)
 set(API_SOURCES host/api/bench.c host/api/look.c host/api/merge.c host/api/open_models.c host/api/options.c
   host/api/parts_file.c host/api/ranks.c host/api/run.c host/api/summary.c)
-set(CLI_SOURCES host/cli/completion.c host/cli/events.c host/cli/help.c host/cli/interrupt.c host/cli/main.c host/cli/options.c
-  host/cli/parse.c host/cli/metrics.c host/cli/progress.c host/cli/session.c host/cli/terminal.c host/cli/values.c host/cli/verb_bench.c
-  host/cli/verb_env.c host/cli/verb_help.c host/cli/verb_inspect.c host/cli/verb_merge.c host/cli/verb_methods.c
-  host/cli/verb_plan.c host/cli/verb_stats.c host/cli/verb_verify.c)
+set(CLI_SOURCES host/cli/completion.c host/cli/events.c host/cli/help.c host/cli/interrupt.c host/cli/main.c
+  host/cli/metrics.c host/cli/options.c host/cli/parse.c host/cli/progress.c host/cli/session.c host/cli/terminal.c
+  host/cli/values.c host/cli/verb_bench.c host/cli/verb_env.c host/cli/verb_help.c host/cli/verb_inspect.c
+  host/cli/verb_merge.c host/cli/verb_methods.c host/cli/verb_plan.c host/cli/verb_stats.c host/cli/verb_verify.c)
 set(KERNEL_SOURCES kernels/common/cpu_dispatch.c kernels/methods/linear.c kernels/methods/method_list.c
   kernels/methods/spherical.c kernels/methods/task_vector.c kernels/statistics/model_statistics.c
   kernels/statistics/statistics.c kernels/statistics/statistics_share.c)

@@ -57,8 +57,8 @@ static bool fill(cJSON *object, const char *config, const char *folder, const st
     return ok;
 }
 
-/* The name of a part's file in `dir`, the first in name order but for `own`; false: there is none. */
-static bool find_file(const char *dir, const char *own, char name[PART_NAME_BYTES])
+/* The name of a part's file in `dir`, the first in name order; false: there is none. */
+static bool find_file(const char *dir, char name[PART_NAME_BYTES])
 {
     DIR *folder = opendir(dir);
     struct dirent *entry;
@@ -67,7 +67,7 @@ static bool find_file(const char *dir, const char *own, char name[PART_NAME_BYTE
     while (folder && (entry = readdir(folder)) != NULL) {
         int part, end = 0;
         if (sscanf(entry->d_name, "part-%d.warpmerge.json%n", &part, &end) != 1 || !end || entry->d_name[end] ||
-            strlen(entry->d_name) >= PART_NAME_BYTES || (own && strcmp(entry->d_name, own) == 0))
+            strlen(entry->d_name) >= PART_NAME_BYTES)
             continue;
         if (!*name || strcmp(entry->d_name, name) < 0)
             memcpy(name, entry->d_name, strlen(entry->d_name) + 1);
@@ -92,7 +92,7 @@ enum wm_status parts_file_write(const char *dir, const char *config_path, const 
 
     snprintf(own, sizeof own, "part-%04d.warpmerge.json", options->part);
     path = file_path_join(dir, own);
-    if (find_file(dir, own, other)) {
+    if (find_file(dir, other)) {
         TRY(read_file(dir, other, &there, &ignored, err));
         if (there.n_parts != options->n_parts) {
             st = error_set(err, WM_USAGE,
@@ -186,7 +186,7 @@ enum wm_status parts_file_read(const char *dir, struct parts_file *parts, struct
     enum wm_status st;
 
     *parts = (struct parts_file){NULL, NULL, NULL, 0};
-    if (!find_file(dir, NULL, name))
+    if (!find_file(dir, name))
         return error_set(err, WM_NO_INPUT,
                          "there is nothing to finish: no part has written to %s; merge the parts first (--part K/N)",
                          dir);

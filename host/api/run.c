@@ -185,8 +185,13 @@ static enum wm_status join_ranks(struct runner *r, struct wm_error *err)
     TRY(plan_partition_new(&r->partition, r->merge->plan, o->n_ranks, PARTITION_RANKS, err));
     r->merge->comm = r->comm;
     memset(&r->merge->rank_progress, 0, sizeof r->merge->rank_progress);
-    r->merge->rank_progress.all_to_write = r->merge->plan->bytes_out;
-    r->team = (struct engine_team){o->rank ? OUTPUT_RANK : OUTPUT_ALONE, o->rank, o->n_ranks, r->partition, r->comm};
+    for (int i = 0; i < o->n_ranks; i++) {
+        r->merge->rank_progress.all_to_read += r->partition->shares[i].n_bytes_read;
+        r->merge->rank_progress.all_to_write += r->partition->shares[i].n_bytes_written;
+        r->merge->rank_progress.all_tensors += r->partition->shares[i].n_ranges;
+    }
+    r->team.partition = r->partition;
+    r->team.comm = r->comm;
 out:
     free(dir);
     return st;
@@ -204,7 +209,7 @@ static enum wm_status begin_part(struct runner *r, struct wm_error *err)
         goto out;
     }
     TRY(plan_partition_new(&r->partition, r->merge->plan, o->n_parts, PARTITION_PARTS, err));
-    r->team = (struct engine_team){OUTPUT_PART, o->part, o->n_parts, r->partition, NULL};
+    r->team.partition = r->partition;
 out:
     return st;
 }
@@ -226,17 +231,63 @@ static enum wm_status check_survey(const struct runner *r, struct wm_error *err)
                              "\"warpmerge stats CONFIG OUT\" first, once, and then the parts");
 }
 
-static enum wm_status choose_role(struct runner *r, struct wm_error *err)
+static struct engine_team choose_role(const struct wm_merge *merge, const struct wm_options *o)
 {
-    if (r->merge->finishes)
-        r->team = (struct engine_team){OUTPUT_FINISH, 0, 1, NULL, NULL};
-    else if (r->options.n_parts)
-        return begin_part(r, err);
-    else if (r->options.n_ranks > 1)
-        return join_ranks(r, err);
-    else
-        r->team = (struct engine_team){OUTPUT_ALONE, 0, 1, NULL, NULL};
-    return WM_OK;
+    if (merge->finishes)
+        return (struct engine_team){OUTPUT_FINISH, 0, 1, NULL, NULL};
+    if (o->n_parts)
+        return (struct engine_team){OUTPUT_PART, o->part, o->n_parts, NULL, NULL};
+    if (o->n_ranks > 1)
+        return (struct engine_team){o->rank ? OUTPUT_RANK : OUTPUT_ALONE, o->rank, o->n_ranks, NULL, NULL};
+    return (struct engine_team){OUTPUT_ALONE, 0, 1, NULL, NULL};
+}
+
+static enum wm_status open_output(struct runner *r, struct wm_error *err)
+{
+    struct wm_merge *merge = r->merge;
+    struct problems problems;
+    enum wm_status st;
+
+    merge_begin_phase(merge, &problems);
+    st = output_open(&r->output, merge->out_path, merge->plan, &merge->options, r->team.role, r->team.index, &problems,
+                     err);
+    return merge_end_phase(&problems, st, err);
+}
+
+/* Rank 0 locks the output before it calls the others together. Without names a second run of the same command would meet in
+ * the place of the first and end it: it stays away then, and its other ranks find theirs taken. Whatever else keeps rank 0
+ * from the output, the others hear of it. */
+static enum wm_status open_with_others(struct runner *r, struct wm_error *err)
+{
+    struct wm_error unheard = WM_ERROR_INIT;
+    enum wm_status st = open_output(r, err), joined;
+
+    if (st == WM_TEMPORARY && !*r->options.rank_job) {
+        char *place = meeting_place(r->merge->out_path);
+        bool occupied = place && file_is_dir(place);
+        free(place);
+        if (occupied)
+            return st;
+    }
+    joined = join_ranks(r, st == WM_OK ? err : &unheard);
+    return st == WM_OK ? joined : st;
+}
+
+static enum wm_status begin(struct runner *r, struct wm_error *err)
+{
+    enum wm_status st = WM_OK;
+
+    r->team = choose_role(r->merge, &r->options);
+    if (r->team.size > 1 && r->team.role != OUTPUT_PART)
+        return open_with_others(r, err);
+    if (r->team.role == OUTPUT_PART)
+        TRY(begin_part(r, err));
+    TRY(open_output(r, err));
+    TRY(check_survey(r, err));
+    if (r->team.role == OUTPUT_PART)
+        TRY(parts_file_write(r->output.partial_path, r->merge->config_path, &r->merge->options, err));
+out:
+    return st;
 }
 
 /* ---- the run ----------------------------------------------------------------------------------------------------- */
@@ -245,20 +296,14 @@ static enum wm_status merge_tensors(struct runner *r, struct wm_error *err)
 {
     struct wm_merge *merge = r->merge;
     bool is_alone = r->team.role == OUTPUT_ALONE && !r->comm;
+    const struct plan_rank_share *share = r->partition ? &r->partition->shares[r->team.index] : NULL;
     struct problems problems;
     enum wm_status st;
 
-    merge_begin_phase(merge, &problems);
-    st = output_open(&r->output, merge->out_path, merge->plan, &merge->options, r->team.role, r->team.index, &problems,
-                     err);
-    TRY(merge_end_phase(&problems, st, err));
-    TRY(check_survey(r, err));
-    if (r->team.role == OUTPUT_PART)
-        TRY(parts_file_write(r->output.partial_path, merge->config_path, &merge->options, err));
     engine_result_release(&merge->result);
-    merge->progress = (struct wm_progress){.bytes_to_read = merge->plan->bytes_to_read,
-                                           .bytes_to_write = merge->plan->bytes_out,
-                                           .n_tensors = merge->plan->n_jobs,
+    merge->progress = (struct wm_progress){.bytes_to_read = share ? share->n_bytes_read : merge->plan->bytes_to_read,
+                                           .bytes_to_write = share ? share->n_bytes_written : merge->plan->bytes_out,
+                                           .n_tensors = share ? share->n_ranges : merge->plan->n_jobs,
                                            .shard = ""};
     /* A caller sees the start however short the merge is. */
     TRY(tell_progress(merge, merge->plan->n_survey_passes ? "surveying" : "merging", r->began, err));
@@ -302,7 +347,7 @@ enum wm_status wm_merge_run(struct wm_merge *merge, struct wm_error *err)
     r.options = merge->options;
     r.options.on_progress = on_progress;
     r.options.user = merge;
-    TRY(choose_role(&r, err));
+    TRY(begin(&r, err));
     TRY(merge_tensors(&r, err));
     if (r.team.role == OUTPUT_ALONE || r.team.role == OUTPUT_FINISH)
         TRY(put_in_place(&r, err));

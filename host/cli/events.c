@@ -57,7 +57,7 @@ static void end(struct line *l)
 {
     fputs("}\n", l->f);
     if (fclose(l->f) == 0)
-        fwrite(l->bytes, 1, l->n_bytes, stderr);
+        (void)fwrite(l->bytes, 1, l->n_bytes, stderr);
     fflush(stderr);
     free(l->bytes);
 }

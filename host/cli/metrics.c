@@ -32,7 +32,7 @@ static void put_label(FILE *f, const char *name, const char *value)
         else if (n == 0 || (unsigned char)*value < 0x20 || *value == 0x7F)
             fputs("\xef\xbf\xbd", f); /* U+FFFD */
         else
-            fwrite(value, 1, n, f);
+            (void)fwrite(value, 1, n, f);
         value += n ? n : 1;
     }
     putc('"', f);

@@ -49,25 +49,31 @@ static double share_of(const struct wm_progress *now)
     return bytes_to_do(now) > 0.0 ? bytes_done(now) / bytes_to_do(now) : 0.0;
 }
 
+/* What was resumed took no time. */
+static double written_now(const struct wm_progress *now)
+{
+    return (double)now->bytes_written - (double)now->bytes_resumed;
+}
+
 static void update_rates(struct progress *p, const struct wm_progress *now)
 {
-    double interval = now->seconds - p->last.seconds;
+    double interval = now->seconds - p->last.seconds, written = written_now(now), last = written_now(&p->last);
 
     if (interval < 0.1)
         return;
-    if (now->bytes_read < p->last.bytes_read || now->bytes_written < p->last.bytes_written) { /* another phase counts */
+    if (now->bytes_read < p->last.bytes_read || written < last) { /* another phase counts */
         p->last = *now;
         return;
     }
     double read = (double)(now->bytes_read - p->last.bytes_read) / interval;
-    double write = (double)(now->bytes_written - p->last.bytes_written) / interval;
+    double write = (written - last) / interval;
     bool fresh = p->last.seconds == p->first.seconds;
     p->rates.read = fresh ? read : p->rates.read + SMOOTHING * (read - p->rates.read);
     p->rates.write = fresh ? write : p->rates.write + SMOOTHING * (write - p->rates.write);
     p->last = *now;
 }
 
-/* From the average of this run, which is steadier than the rate of the moment; what was resumed took no time. */
+/* From the average of this run, which is steadier than the rate of the moment. */
 static bool seconds_left(const struct progress *p, const struct wm_progress *now, double *seconds)
 {
     double took = now->seconds - p->first.seconds;
@@ -107,6 +113,12 @@ static struct rates rates_of_all(const struct progress *p, const struct wm_progr
     return now->n_ranks_heard ? (struct rates){now->ranks_read_rate, now->ranks_write_rate} : p->rates;
 }
 
+/* By one rank that is much slower than the others. */
+static bool is_held_up(const struct wm_progress *now)
+{
+    return now->slowest_rate * SLOW_FACTOR < now->median_rate;
+}
+
 /* "8 ranks", "5 of 8 ranks", and the one that the others will wait for; "" alone. */
 static const char *ranks_text(char *text, size_t size, const struct wm_progress *now)
 {
@@ -119,7 +131,7 @@ static const char *ranks_text(char *text, size_t size, const struct wm_progress 
     if (now->n_ranks_heard < now->n_ranks)
         n = snprintf(text, size, "%d of ", now->n_ranks_heard);
     n += snprintf(text + n, size - (size_t)n, "%d ranks", now->n_ranks);
-    if (now->slowest_rate * SLOW_FACTOR >= now->median_rate)
+    if (!is_held_up(now))
         return text;
     if (now->slowest_host && strspn(now->slowest_host, HOST_CHARACTERS) == strlen(now->slowest_host))
         snprintf(host, sizeof host, " on %.60s", now->slowest_host);
@@ -130,13 +142,16 @@ static const char *ranks_text(char *text, size_t size, const struct wm_progress 
 
 /* ---- a terminal's line -------------------------------------------------------------------------------------- */
 
-/* Adds a part if the line keeps within `width` columns; all parts are ASCII. */
-static void add_part(char *line, size_t size, int width, const char *part)
+/* Adds a part if the line keeps within `width` columns; all parts are ASCII. False: it does not fit. */
+static bool add_part(char *line, size_t size, int width, const char *part)
 {
     size_t n = strlen(line);
 
-    if (*part && width > 0 && n + 3 + strlen(part) <= (size_t)width && n + 3 + strlen(part) < size)
+    if (width <= 0 || n + 3 + strlen(part) > (size_t)width || n + 3 + strlen(part) >= size)
+        return false;
+    if (*part)
         snprintf(line + n, size - n, "   %s", part);
+    return true;
 }
 
 static void draw_bar(struct progress *p, const struct wm_progress *now)
@@ -156,6 +171,10 @@ static void draw_bar(struct progress *p, const struct wm_progress *now)
     value_bytes_text(all, sizeof all, bytes_to_do(now));
     snprintf(part, sizeof part, "%s of %s", done, all);
     add_part(line, sizeof line, width, part);
+    if (!add_part(line, sizeof line, width, ranks_text(part, sizeof part, now)) && is_held_up(now)) {
+        snprintf(part, sizeof part, "rank %d is slow", now->slowest_rank);
+        add_part(line, sizeof line, width, part);
+    }
     if (rates.read > 0 && now->bytes_written < now->bytes_to_write) {
         snprintf(part, sizeof part, "read %s/s  write %s/s", value_bytes_text(rate, sizeof rate, rates.read),
                  value_bytes_text(rate2, sizeof rate2, rates.write));
@@ -165,7 +184,6 @@ static void draw_bar(struct progress *p, const struct wm_progress *now)
         snprintf(part, sizeof part, "%s left", value_seconds_text(left, sizeof left, seconds));
         add_part(line, sizeof line, width, part);
     }
-    add_part(line, sizeof line, width, ranks_text(part, sizeof part, now));
     add_part(line, sizeof line, width, now->shard ? now->shard : "");
 
     fprintf(stderr, "\r%-*s %s", PHASE_WIDTH, now->phase, t->color ? "\033[36m" : "");

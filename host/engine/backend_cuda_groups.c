@@ -15,8 +15,9 @@
 
 #define GROUP_ALIGN 256u
 
-_Static_assert((int)BACKEND_GROUP_MEMBERS <= (int)DEVICE_GROUP_TENSORS, "a group fits one table");
-_Static_assert((int)BACKEND_GROUP_MEMBER_ELEMS <= (int)DEVICE_GROUP_ELEMS, "... and so does each of its tensors");
+#if BACKEND_GROUP_MEMBERS > DEVICE_GROUP_TENSORS || BACKEND_GROUP_MEMBER_ELEMS > DEVICE_GROUP_ELEMS
+#error "a group and each of its tensors fit one table"
+#endif
 
 /* Kept by the thread from the first group on. */
 struct cuda_group {

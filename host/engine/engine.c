@@ -11,6 +11,7 @@
 #include "engine/backends.h"
 #include "engine/journal.h"
 #include "engine/pipeline.h"
+#include "engine/rank_progress.h"
 #include "engine/resume.h"
 #include "engine/survey.h"
 #include "engine/team.h"
@@ -163,24 +164,38 @@ static enum wm_status barrier(const struct run *run, struct wm_error *err)
 }
 
 /* Everything of ours is done; what is left has no numbers of its own. */
-static void tell_phase(const struct run *run, const char *phase)
+static struct wm_progress all_done(const struct run *run, const char *phase)
 {
     const struct plan_rank_share *share = own_share(run);
     uint64_t to_read = share ? share->n_bytes_read : run->plan->bytes_to_read;
     uint64_t to_write = share ? share->n_bytes_written : run->plan->bytes_out;
     size_t n_tensors = share ? share->n_ranges : run->plan->n_jobs;
-    struct wm_progress progress = {.bytes_read = to_read,
-                                   .bytes_to_read = to_read,
-                                   .bytes_written = to_write,
-                                   .bytes_to_write = to_write,
-                                   .tensors_done = n_tensors,
-                                   .n_tensors = n_tensors,
-                                   .seconds = file_now_seconds() - run->start,
-                                   .phase = phase,
-                                   .shard = ""};
+
+    return (struct wm_progress){.bytes_read = to_read,
+                                .bytes_to_read = to_read,
+                                .bytes_written = to_write,
+                                .bytes_to_write = to_write,
+                                .tensors_done = n_tensors,
+                                .n_tensors = n_tensors,
+                                .seconds = file_now_seconds() - run->start,
+                                .phase = phase,
+                                .shard = ""};
+}
+
+static void tell_phase(const struct run *run, const char *phase)
+{
+    struct wm_progress progress = all_done(run, phase);
 
     if (run->options->on_progress)
         (void)run->options->on_progress(run->options->user, &progress);
+}
+
+/* The first call after the work in which ranks meet: who is early watches the others. */
+static enum wm_status wait_for_all(const struct run *run, struct wm_error *err)
+{
+    struct wm_progress progress = all_done(run, "waiting");
+
+    return rank_progress_barrier(run->team->comm, run->options, &progress, err);
 }
 
 /* ---- the survey ------------------------------------------------------------------------------------------------ */
@@ -269,6 +284,11 @@ static enum wm_status open_output(struct run *run, struct wm_error *err)
         journal_name(name, run->team->index);
     if (is_role(run, OUTPUT_RANK))
         TRY(barrier(run, err));
+    if (is_role(run, OUTPUT_PART)) {
+        /* A part of another merge is refused before it has a journal here, which would keep the right one out. */
+        TRY(journal_read_others(dir, "", run->plan->fingerprint, &run->records, &run->n_records, err));
+        free(run->records);
+    }
     TRY(journal_open(&run->journal, dir, name, run->plan->fingerprint, restart, &run->records, &run->n_records, err));
     if (!restart)
         TRY(journal_read_others(dir, name, run->plan->fingerprint, &run->records, &run->n_records, err));
@@ -284,7 +304,8 @@ out:
     return st;
 }
 
-/* Of the records those that lie in our ranges; the others are somebody else's to check. */
+/* Of the records those that lie within our ranges; the others are somebody else's to check. What a run with larger tiles
+ * wrote across the border of two ranges is nobody's, and is computed again: its hash is of all of it. */
 static void keep_own_records(struct run *run)
 {
     const struct plan_rank_share *share = own_share(run);
@@ -302,7 +323,8 @@ static void keep_own_records(struct run *run)
                 high = middle;
         }
         if (low && share->ranges[low - 1].job == r->job &&
-            r->first_elem < share->ranges[low - 1].first_elem + share->ranges[low - 1].n_elems)
+            r->first_elem - share->ranges[low - 1].first_elem < share->ranges[low - 1].n_elems &&
+            r->n_elems <= share->ranges[low - 1].n_elems - (r->first_elem - share->ranges[low - 1].first_elem))
             run->records[n++] = *r;
     }
     if (share)
@@ -429,6 +451,7 @@ static enum wm_status do_run(struct run *run, struct engine_result *result, stru
     result->sync_seconds = file_now_seconds() - synced;
     if (is_team(run)) {
         uint64_t totals[] = {result->bytes_read, result->bytes_written, result->bytes_resumed};
+        TRY(wait_for_all(run, err));
         TRY(team_exchange_hashes(run->team, plan, run->split_digests, result->job_hashes, err));
         TRY(team_reduce(run->team->comm, totals, sizeof totals / sizeof *totals, err));
         result->bytes_read = totals[0];

@@ -227,12 +227,14 @@ static enum wm_status take_lock(struct output *output, const char *name, bool sh
         }
         /* A file system without locks (some network ones): go on, as the journal's checksums still protect us. */
     }
-    if (shared)
-        goto out;
     gethostname(host, sizeof host - 1);
-    n = snprintf(line, sizeof line, "host %s, process %ld\n", host, (long)getpid());
-    if (ftruncate(*fd, 0) == 0 && n > 0)
-        TRY(file_write_at(*fd, path, line, (size_t)n, 0, err));
+    if (shared) /* the same words from everybody, for there may be many */
+        n = snprintf(line, sizeof line, "merge --part of the same output\n");
+    else
+        n = snprintf(line, sizeof line, "host %s, process %ld\n", host, (long)getpid());
+    TRY(file_write_at(*fd, path, line, (size_t)n, 0, err));
+    if (ftruncate(*fd, n) < 0)
+        st = error_set(err, WM_IO, "cannot cut %s to size: %s; check the file system", path, strerror(errno));
 out:
     free(path);
     return st;
@@ -275,13 +277,6 @@ out:
     return st;
 }
 
-static bool ends_with(const char *name, const char *end)
-{
-    size_t n = strlen(name), n_end = strlen(end);
-
-    return n >= n_end && strcmp(name + n - n_end, end) == 0;
-}
-
 static enum wm_status remove_side_file(const struct output *output, const char *name, struct wm_error *err)
 {
     char *path = file_path_join(output->partial_path, name);
@@ -291,7 +286,8 @@ static enum wm_status remove_side_file(const struct output *output, const char *
     return st;
 }
 
-/* Side files of ours, whose names all end alike, must not reach the final directory; the lock goes last. */
+/* Side files of ours, whose names all have one thing in common, even those that were cut off under their temporary names,
+ * must not reach the final directory; the lock goes last. */
 static enum wm_status remove_side_files(const struct output *output, struct wm_error *err)
 {
     enum wm_status st = WM_OK;
@@ -301,8 +297,7 @@ static enum wm_status remove_side_files(const struct output *output, struct wm_e
     if (!folder)
         return error_set(err, WM_IO, "cannot list %s: %s", output->partial_path, strerror(errno));
     while ((entry = readdir(folder)) != NULL)
-        if ((ends_with(entry->d_name, ".warpmerge") || ends_with(entry->d_name, ".warpmerge.json")) &&
-            strcmp(entry->d_name, LOCK_NAME) != 0)
+        if (strstr(entry->d_name, ".warpmerge") && strcmp(entry->d_name, LOCK_NAME) != 0)
             TRY(remove_side_file(output, entry->d_name, err));
     TRY(remove_side_file(output, LOCK_NAME, err));
 out:

@@ -137,14 +137,17 @@ static void load_group(struct loader *l, size_t first, size_t n, void *buffer)
     for (size_t i = first; i < first + n && !(l->cancel && *l->cancel); i++) {
         const struct journal_record *record = &l->records[i];
         size_t p0 = (size_t)(record->first_elem / TILE_CHUNK_ELEMS), count = resume_n_pieces(record->n_elems);
-        if (r->piece_done[p0] ||
-            !range_is_intact(l->plan, job, l->shard_fds[job->shard], record, buffer, r->digests + p0))
-            continue; /* recorded twice, or to be computed again */
-        memset(r->piece_done + p0, 1, count);
-        n_kept += record->n_elems * dtype_bits(job->dtype) / 8;
+        /* Records may overlap, when a run with other tiles went on with what one had begun. */
+        if (memchr(r->piece_done + p0, 0, count) &&
+            range_is_intact(l->plan, job, l->shard_fds[job->shard], record, buffer, r->digests + p0))
+            memset(r->piece_done + p0, 1, count);
     }
     for (size_t p = 0; p < n_pieces; p++)
-        n_done += r->piece_done[p];
+        if (r->piece_done[p]) {
+            uint64_t left = job->n_elems - (uint64_t)p * TILE_CHUNK_ELEMS;
+            n_done++;
+            n_kept += (left < TILE_CHUNK_ELEMS ? left : TILE_CHUNK_ELEMS) * dtype_bits(job->dtype) / 8;
+        }
     pthread_mutex_lock(&l->lock);
     l->resume->n_bytes += n_kept;
     if (n_done == n_pieces) {

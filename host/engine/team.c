@@ -1,6 +1,8 @@
 /* team.c: see team.h. */
 #include "engine/team.h"
 
+#include "base/text.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -91,7 +93,7 @@ static void share_error(void *user, struct wm_error *err)
         error_set(err, r->err.status, "%s", r->err.message);
 }
 
-/* Our range of a job, or NULL. Neighbouring ranges of one job are one. */
+/* Our range of a job, or NULL; a share has one of each job at most. */
 static const struct plan_range *own_range(const struct engine_team *team, size_t job)
 {
     const struct plan_rank_share *share = &team->partition->shares[team->index];
@@ -213,6 +215,40 @@ out:
 
 /* ---- hashes ------------------------------------------------------------------------------------------------------- */
 
+static bool hash_is_set(struct hash128 hash)
+{
+    return hash.low || hash.high;
+}
+
+/* Every piece of every tensor has been computed by somebody and by nobody twice: whatever else is wrong, an output with a
+ * hole does not appear. `n_given` becomes the sum over the ranks. */
+static enum wm_status check_complete(const struct engine_team *team, const struct plan *plan,
+                                     struct hash128 *const *split_digests, const struct hash128 *job_hashes,
+                                     uint64_t *n_given, struct wm_error *err)
+{
+    enum wm_status st = WM_OK;
+    char name[300];
+
+    for (size_t j = 0; j < plan->n_jobs; j++) {
+        size_t n_pieces = team->partition->job_is_split[j] ? resume_n_pieces(plan->jobs[j].n_elems) : 1;
+        const struct hash128 *digests = team->partition->job_is_split[j] ? split_digests[j] : &job_hashes[j];
+        for (size_t p = 0; p < n_pieces; p++)
+            n_given[j] += hash_is_set(digests[p]);
+    }
+    TRY(team->comm->ops->all_reduce_u64(team->comm, n_given, plan->n_jobs, err));
+    for (size_t j = 0; j < plan->n_jobs && st == WM_OK; j++) {
+        uint64_t n_pieces = team->partition->job_is_split[j] ? resume_n_pieces(plan->jobs[j].n_elems) : 1;
+        if (n_given[j] != n_pieces && plan->jobs[j].n_elems)
+            st = error_set(err, WM_BUG,
+                           "of the %llu pieces of %s the ranks have computed %llu; this is a fault of the program: "
+                           "report it, and merge with --ranks none",
+                           (unsigned long long)n_pieces, text_display(name, sizeof name, plan->jobs[j].name),
+                           (unsigned long long)n_given[j]);
+    }
+out:
+    return st;
+}
+
 /* Every hash is known to one rank and zero on the others, so sums of words put them together. */
 enum wm_status team_exchange_hashes(const struct engine_team *team, const struct plan *plan,
                                     struct hash128 **split_digests, struct hash128 *job_hashes, struct wm_error *err)
@@ -220,8 +256,9 @@ enum wm_status team_exchange_hashes(const struct engine_team *team, const struct
     enum wm_status st = WM_OK;
     const struct plan_rank_share *share = &team->partition->shares[team->index];
     unsigned char *ours = calloc(plan->n_jobs + 1, 1);
+    uint64_t *n_given = calloc(plan->n_jobs + 1, sizeof *n_given);
 
-    if (!ours) {
+    if (!ours || !n_given) {
         st = error_no_memory(err, "putting hashes together");
         goto out;
     }
@@ -230,6 +267,7 @@ enum wm_status team_exchange_hashes(const struct engine_team *team, const struct
     for (size_t j = 0; j < plan->n_jobs; j++)
         if (!ours[j])
             job_hashes[j] = (struct hash128){0, 0};
+    TRY(check_complete(team, plan, split_digests, job_hashes, n_given, err));
     TRY(team->comm->ops->all_reduce_u64(team->comm, (uint64_t *)(void *)job_hashes, 2 * plan->n_jobs, err));
     for (size_t j = 0; j < plan->n_jobs; j++) {
         size_t n_pieces = resume_n_pieces(plan->jobs[j].n_elems);
@@ -239,6 +277,7 @@ enum wm_status team_exchange_hashes(const struct engine_team *team, const struct
         job_hashes[j] = hash_tree(split_digests[j], n_pieces);
     }
 out:
+    free(n_given);
     free(ours);
     return st;
 }

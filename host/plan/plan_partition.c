@@ -308,6 +308,47 @@ out:
 
 /* ---- the result ----------------------------------------------------------------------------------------------- */
 
+static int by_job_and_rank(const void *left, const void *right)
+{
+    const struct placed *a = left, *b = right;
+
+    if (a->range.job != b->range.job)
+        return a->range.job < b->range.job ? -1 : 1;
+    if (a->rank != b->rank)
+        return a->rank < b->rank ? -1 : 1;
+    return a->range.first_elem < b->range.first_elem ? -1 : a->range.first_elem > b->range.first_elem;
+}
+
+/* The pieces [n] of one job, in order of rank, trade places until those of every rank lie side by side. All but the last
+ * piece are whole grains, so no load changes as long as that one stays the last. */
+static void lay_side_by_side(struct placed *pieces, size_t n)
+{
+    uint64_t at = 0;
+    size_t tail = 0;
+
+    for (size_t i = 1; i < n; i++)
+        if (pieces[i].range.first_elem > pieces[tail].range.first_elem)
+            tail = i;
+    for (int last = 0; last <= 1; last++)
+        for (size_t i = 0; i < n; i++)
+            if ((pieces[i].rank == pieces[tail].rank) == last) {
+                pieces[i].range.first_elem = at;
+                at += pieces[i].range.n_elems;
+            }
+}
+
+/* A rank that reduces the statistics of a tensor with others has one range of it, and so has one pipeline. */
+static void join_pieces(struct placing *p)
+{
+    if (p->n_placed)
+        qsort(p->placed, p->n_placed, sizeof *p->placed, by_job_and_rank);
+    for (size_t i = 0, end; i < p->n_placed; i = end) {
+        for (end = i + 1; end < p->n_placed && p->placed[end].range.job == p->placed[i].range.job;)
+            end++;
+        lay_side_by_side(p->placed + i, end - i);
+    }
+}
+
 static int compare_placed(const void *left, const void *right)
 {
     const struct placed *a = left, *b = right;
@@ -328,6 +369,7 @@ static enum wm_status gather(struct plan_partition *partition, struct placing *p
     partition->ranges = calloc(p->n_placed + 1, sizeof *partition->ranges);
     if (!partition->shares || !partition->job_is_split || !partition->ranges)
         return error_no_memory(err, "dividing the plan over ranks");
+    join_pieces(p);
     if (p->n_placed)
         qsort(p->placed, p->n_placed, sizeof *p->placed, compare_placed);
     for (size_t i = 0; i < p->n_placed; i++) {

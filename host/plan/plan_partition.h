@@ -30,7 +30,7 @@ struct plan_range {
 };
 
 struct plan_rank_share {
-    const struct plan_range *ranges; /* in file order: ascending job, then element; neighbours of one job joined */
+    const struct plan_range *ranges; /* in file order, at most one of each job */
     size_t n_ranges;
     uint64_t n_bytes_read, n_bytes_written; /* every input byte counted once */
 };

@@ -7,6 +7,7 @@
  * Results  GRAM    double [n_pairs][n_chunks]                       L1    double [n_l1][2][n_chunks]
  *          COARSE  u64 [models of the pass][KTH_COARSE_BINS]        FINE  u64 [models of the pass][KTH_FINE_BINS]
  *          TIES    u32 [models of the pass][n_tiles]
+ *          WHOLE   u64 threshold and, in the upper half, tie index [models of the pass]
  *          GUESS   u32 above, equal: [models of the pass][n_tiles][2]
  *          CUT     u64 element [models of the pass], then u32 equal ones [models of the pass][chunks of a full tile]
  */
@@ -26,6 +27,9 @@ cudaError_t device_l1_launch(const struct merge_op *op, const struct statistics 
                              double *results, cudaStream_t stream);
 cudaError_t device_kth_launch(const struct statistics *s, const struct merge_tile *tile, void *results,
                               cudaStream_t stream);
+
+cudaError_t device_whole_launch(const struct statistics *s, const struct merge_tile *tile, void *results,
+                                cudaStream_t stream);
 
 static inline uint64_t device_chunks(uint64_t n_elems)
 {

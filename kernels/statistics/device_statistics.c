@@ -29,7 +29,7 @@ uint64_t device_pass_bytes(const struct merge_op *op, const struct statistics *s
     case STAT_KTH_CUT: return count_active(s) * (sizeof(uint64_t) + device_chunks(s->tile_elems) * sizeof(uint32_t));
     case STAT_KTH_GUESS: return count_active(s) * s->n_tiles * 2 * sizeof(uint32_t);
     case STAT_L1: return (uint64_t)s->n_l1 * 2 * s->n_chunks * sizeof(double);
-    case STAT_KTH_WHOLE: /* a group's (device_group.h) */
+    case STAT_KTH_WHOLE: return count_active(s) * sizeof(uint64_t);
     case STAT_KTH_SAMPLE:
     case STAT_READY: break;
     }
@@ -51,7 +51,7 @@ cudaError_t device_pass_launch(const struct merge_op *op, const struct statistic
     case STAT_KTH_FINE:
     case STAT_KTH_TIES:
     case STAT_KTH_CUT: return device_kth_launch(s, tile, results, stream);
-    case STAT_KTH_WHOLE:
+    case STAT_KTH_WHOLE: return device_whole_launch(s, tile, results, stream);
     case STAT_KTH_SAMPLE:
     case STAT_READY: break;
     }
@@ -80,6 +80,9 @@ static void collect_kth(const struct statistics *s, struct kth *kth, uint64_t sl
             kth->tiles[tile].n_greater = above_and_equal[2 * tile];
             kth->tiles[tile].n_equal = above_and_equal[2 * tile + 1];
         }
+    } else if (s->pass == STAT_KTH_WHOLE) {
+        kth->threshold = (uint32_t)counts[slot];
+        kth->cut_element = counts[slot] >> 32;
     } else {
         kth->cut_element = counts[slot];
     }

@@ -1,5 +1,5 @@
 /*
- * select_small.cu: k-th magnitudes of a group of small tensors, on a CUDA device.
+ * select_small.cu: k-th magnitudes of small tensors, in groups or alone, on a CUDA device.
  *
  * maths       WHOLE    the rank-th largest of |x_m - b| by its fp32 bits, and the index of the last kept one of those that
  *                      equal it
@@ -16,6 +16,7 @@
 #include "common/launch.cuh"
 #include "common/vector_load.cuh"
 #include "methods/device_group.cuh"
+#include "statistics/device_passes.h"
 
 #define SMALL_THREADS   512
 #define SMALL_WARPS     (SMALL_THREADS / 32)
@@ -138,17 +139,13 @@ static __device__ inline uint32_t last_kept(const small_vector &v, uint32_t thre
     return threadIdx.x % 32 == 0 ? index : NO_MAGNITUDE;
 }
 
-static __global__ void __launch_bounds__(SMALL_THREADS, 2) whole_group_kernel(const group_launch group)
+/* One vector: *result becomes the threshold (low half) and the tie index. */
+static __device__ inline void whole_vector(const small_vector &v, uint32_t first_rank, small_shared *shared,
+                                           uint64_t *result)
 {
-    WM_DYNAMIC_SHARED(small_shared, shared);
-    const group_block block = group.blocks[blockIdx.x];
-    const group_tensor &tensor = group.tensors[block.tensor];
-    const device_model &model = tensor.models[block.model];
-    const small_vector v = {tensor.base, model.x, tensor.base_dtype, model.dtype,
-                            static_cast<uint32_t>(tensor.n_elems)};
     uint32_t found = 0;
     if (threadIdx.x == 0)
-        shared->rank = block.piece;
+        shared->rank = first_rank;
     for (int shift = 23; shift >= 0; shift = shift == 7 ? 0 : shift - 8) {
         int n_bits = shift == 0 ? 7 : 8;
         count_digit(v, found, shift, n_bits, shared);
@@ -164,11 +161,54 @@ static __global__ void __launch_bounds__(SMALL_THREADS, 2) whole_group_kernel(co
     if (rank != shared->n_equal)
         index = last_kept(v, found, rank, shared);
     if (index != NO_MAGNITUDE)
-        group.results[block.result] = static_cast<uint64_t>(index) << 32 | found;
+        *result = static_cast<uint64_t>(index) << 32 | found;
+}
+
+static __global__ void __launch_bounds__(SMALL_THREADS, 2) whole_group_kernel(const group_launch group)
+{
+    WM_DYNAMIC_SHARED(small_shared, shared);
+    const group_block block = group.blocks[blockIdx.x];
+    const group_tensor &tensor = group.tensors[block.tensor];
+    const device_model &model = tensor.models[block.model];
+    const small_vector v = {tensor.base, model.x, tensor.base_dtype, model.dtype,
+                            static_cast<uint32_t>(tensor.n_elems)};
+    whole_vector(v, block.piece, shared, &group.results[block.result]);
 }
 
 cudaError_t group_kth_launch(const group_launch &group, unsigned n_blocks, cudaStream_t stream)
 {
     void (*kernel)(const group_launch) = whole_group_kernel;
     return WM_LAUNCH(kernel, n_blocks, SMALL_THREADS, sizeof(small_shared), stream, group);
+}
+
+/* ---- a tensor by itself ------------------------------------------------------------------------------------- */
+
+struct whole_args {
+    small_vector models[METHOD_MAX_MODELS];
+    uint32_t ranks[METHOD_MAX_MODELS];
+    uint64_t *results;
+};
+static_assert(sizeof(whole_args) <= 4096, "arguments of a kernel");
+
+static __global__ void __launch_bounds__(SMALL_THREADS, 2) whole_kernel(const __grid_constant__ whole_args a)
+{
+    WM_DYNAMIC_SHARED(small_shared, shared);
+    whole_vector(a.models[blockIdx.x], a.ranks[blockIdx.x], shared, &a.results[blockIdx.x]);
+}
+
+cudaError_t device_whole_launch(const struct statistics *s, const struct merge_tile *tile, void *results,
+                                cudaStream_t stream)
+{
+    whole_args a = {};
+    unsigned n_models = 0;
+    a.results = static_cast<uint64_t *>(results);
+    for (int i = 0; i < s->n_kth; i++) {
+        const struct kth *kth = &s->kth[i];
+        if (kth->pass != STAT_KTH_WHOLE)
+            continue;
+        a.models[n_models] = {tile->in[0], tile->in[kth->model + 1], static_cast<int>(tile->in_dtype[0]),
+                              static_cast<int>(tile->in_dtype[kth->model + 1]), static_cast<uint32_t>(tile->n_elems)};
+        a.ranks[n_models++] = static_cast<uint32_t>(kth->rank);
+    }
+    return WM_LAUNCH(whole_kernel, n_models, SMALL_THREADS, sizeof(small_shared), stream, a);
 }

@@ -4,7 +4,7 @@
 
 struct said {
     uint32_t rank, number;
-    char text[16];
+    char text[24];
 };
 
 #define PATIENCE_SECONDS 20.0

@@ -132,6 +132,24 @@ static void lines_come_when_they_are_due(void **state)
     assert_int_equal(*watch(PROGRESS_NONE, 0, 0, 9.9, 0.2), 0);
 }
 
+/* What was found written already is no rate. */
+static void what_is_resumed_took_no_time(void **state)
+{
+    struct terminal t = {0};
+    struct progress p;
+
+    (void)state;
+    capture_begin();
+    progress_init(&p, &t, PROGRESS_PLAIN);
+    for (int i = 0; i <= 20; i++) {
+        struct wm_progress now = at("merging", i);
+        now.bytes_resumed = i ? 40 * GB : 0;
+        now.bytes_written += now.bytes_resumed;
+        progress_update(&p, &now);
+    }
+    assert_has(capture_end(), "merging: 50 %, 50.0 GB of 100 GB, read 3.00 GB/s, write 1.00 GB/s, 50 s left");
+}
+
 /* Hours between two lines that nothing happens in are no reason for a line each ten seconds. */
 static void nothing_new_is_not_said(void **state)
 {
@@ -212,8 +230,11 @@ static void rank_0_speaks_for_all(void **state)
         assert_has(text, want);
         snprintf(part, sizeof part, "%.*s", (int)strcspn(want, "\n"), want);
         text = one_drawing(PROGRESS_BAR, &now, "240");
-        assert_has(text, "50 %   400 GB of 800 GB   read 24.0 GB/s  write 8.00 GB/s");
+        assert_has(text, "50 %   400 GB of 800 GB   ");
         assert_has(text, part);
+        assert_has(text, "   read 24.0 GB/s  write 8.00 GB/s");
+        text = one_drawing(PROGRESS_BAR, &now, "80");
+        assert_int_equal(count(text, "rank 3 is slow"), strstr(want, "slowest") != NULL);
         if (strchr(want, '\n'))
             assert_null(strstr(text, "slowest"));
         assert_null(strstr(text, "\033[2J"));
@@ -408,17 +429,12 @@ static int tear_down(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(lines_come_when_they_are_due),
-        cmocka_unit_test(nothing_new_is_not_said),
-        cmocka_unit_test(a_new_phase_is_an_event),
-        cmocka_unit_test(rank_0_speaks_for_all),
-        cmocka_unit_test(the_time_left_is_that_of_who_still_works),
-        cmocka_unit_test(a_bar_keeps_within_its_line),
-        cmocka_unit_test(the_other_ranks_are_silent),
-        cmocka_unit_test(events_of_rank_0_have_the_sums),
-        cmocka_unit_test(metrics_are_renewed_every_few_seconds),
-        cmocka_unit_test(every_process_has_a_file),
-        cmocka_unit_test(rank_0_writes_the_sums),
+        cmocka_unit_test(lines_come_when_they_are_due),   cmocka_unit_test(what_is_resumed_took_no_time),
+        cmocka_unit_test(nothing_new_is_not_said),        cmocka_unit_test(a_new_phase_is_an_event),
+        cmocka_unit_test(rank_0_speaks_for_all),          cmocka_unit_test(the_time_left_is_that_of_who_still_works),
+        cmocka_unit_test(a_bar_keeps_within_its_line),    cmocka_unit_test(the_other_ranks_are_silent),
+        cmocka_unit_test(events_of_rank_0_have_the_sums), cmocka_unit_test(metrics_are_renewed_every_few_seconds),
+        cmocka_unit_test(every_process_has_a_file),       cmocka_unit_test(rank_0_writes_the_sums),
     };
 
     return cmocka_run_group_tests(tests, set_up, tear_down);

@@ -17,7 +17,10 @@
 
 UNUSED_OK static bool same_float(float a, float b)
 {
-    return memcmp(&a, &b, sizeof a) == 0 || (isnan(a) && isnan(b));
+    uint32_t a_bits, b_bits;
+    memcpy(&a_bits, &a, sizeof a);
+    memcpy(&b_bits, &b, sizeof b);
+    return a_bits == b_bits || (isnan(a) && isnan(b));
 }
 
 /* A threshold that is a NaN has whatever payload the machine gives it; the elements that it decides on are NaN anyway. */

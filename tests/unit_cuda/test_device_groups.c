@@ -13,7 +13,7 @@
 
 enum { MAX_MEMBERS = BACKEND_GROUP_MEMBERS, GUARD_BYTES = 64, GUARD = 0xA5 };
 /* Of the device; the shim fills what is allocated. A group may have an eighth. */
-enum { LARGE = 192 << 20, SMALL = 16 << 20 };
+enum { LARGE = EVERY > 1 ? 48 << 20 : 192 << 20, SMALL = 16 << 20 };
 
 struct member_case {
     const struct method_case *method;
@@ -97,6 +97,7 @@ static void fill_member(struct group_case *g, size_t i, const size_t *at, size_t
     size_t n = (size_t)c->n_elems;
     void *base = new_weights(n, c->types->base, 1 + i), *result = new_array(n, c->types->out);
     struct run run = {.tile_elems = i % 2 == 0 ? 0 : TILE_CHUNK_ELEMS};
+    void *owned[TILE_MAX_INPUTS];
     struct merge_tile arrays;
 
     if (c->pattern == NOT_FINITE && n > 20)
@@ -110,7 +111,7 @@ static void fill_member(struct group_case *g, size_t i, const size_t *at, size_t
     for (int k = 0; k < g->group.n_inputs; k++) {
         int m = k - (c->method->has_base ? 1 : 0);
         enum wm_dtype dtype = input_dtype(c, k);
-        void *data = m < 0 ? base : new_model(c->pattern, base, c->types->base, n, dtype, m);
+        void *data = owned[k] = m < 0 ? base : new_model(c->pattern, base, c->types->base, n, dtype, m);
         member->tile.in_dtype[k] = arrays.in_dtype[k] = dtype;
         member->tile.in[k] = g->regions[k] + at[k];
         arrays.in[k] = data;
@@ -121,8 +122,8 @@ static void fill_member(struct group_case *g, size_t i, const size_t *at, size_t
     g->expected_reports[i] = run.report;
     memcpy(g->expected + out_at, result, n * dtype_width(c->types->out));
     for (int k = 0; k < g->group.n_inputs; k++)
-        if (arrays.in[k] != base)
-            free((void *)(uintptr_t)arrays.in[k]);
+        if (owned[k] != base)
+            free(owned[k]);
     free(base);
     free(result);
 }
@@ -174,14 +175,6 @@ static void release(struct group_case *g, struct backend *backend)
         backend->ops->free(backend, g->regions[k], g->region_bytes[k]);
     backend->ops->free(backend, g->out, g->out_bytes);
     free(g->expected);
-}
-
-/* As before it ran: the operations without what the statistics fill in. */
-static void reset(struct group_case *g)
-{
-    for (size_t i = 0; i < g->group.n_members; i++)
-        prepare_member(g, i);
-    memset(g->out, GUARD, g->out_bytes);
 }
 
 static void check_results(const struct group_case *g)
@@ -360,6 +353,14 @@ cudaError_t __wrap_device_group_launch(const struct device_group_round *round, c
     if (error == cudaSuccess && round->is_last && spoil_byte >= 0)
         error = cudaMemsetAsync((char *)results + DEVICE_GROUP_RESULT_BYTES + spoil_byte, 0x55, 1, stream);
     return error;
+}
+
+/* As before it ran: the operations without what the statistics fill in. */
+static void reset(struct group_case *g)
+{
+    for (size_t i = 0; i < g->group.n_members; i++)
+        prepare_member(g, i);
+    memset(g->out, GUARD, g->out_bytes);
 }
 
 static void machine(bool lazy, uint64_t fail_at, int fail_code)

@@ -28,7 +28,7 @@ struct device_run {
     size_t misalign;
     bool speculate;
     struct merge_report report;
-    int n_device_passes, n_host_passes; /* WHOLE is not counted: it is a group's */
+    int n_device_passes, n_host_passes; /* SAMPLE is not counted: it is the host's */
     int n_stand, n_guessed;             /* tiles that GUESS computed for good; passes of it */
 };
 
@@ -201,7 +201,7 @@ static void device_run_op(struct merge_op *op, const struct merge_tile *arrays, 
                 device_pass(op, s, &whole, arrays, run, reports, stream);
             } else {
                 host_pass(op, s, arrays, run);
-                run->n_host_passes += s->pass != STAT_KTH_WHOLE && s->pass != STAT_KTH_SAMPLE;
+                run->n_host_passes += s->pass != STAT_KTH_SAMPLE;
             }
             statistics_finish_pass(s, op);
         }
@@ -343,7 +343,7 @@ static void test_adversarial_data(void **state)
                     check(&method_cases[c], &shape, &dtype_cases[t], 0, (enum pattern)pattern);
 }
 
-/* The search for a k-th magnitude in tiles of every small size: a tensor of one small tile is a group's. */
+/* The search for a k-th magnitude in tiles of every small size: a tensor of one small tile has a pass of its own. */
 static void test_tile_tails(void **state)
 {
     static const uint64_t tails[] = {1, 7, 8, 31, 32, 33, 65};

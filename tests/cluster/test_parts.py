@@ -1,0 +1,264 @@
+"""Parts that never talk, and finish: the bytes of one process, and nothing is put in place that is not all there.
+
+Usage: test_parts.py WARPMERGE MAKE_CHECKPOINT
+Any number of parts in any order and at the same time; parts that are missing, killed, repeated, damaged, of another
+number or another merge; single processes beside parts; methods that need statistics of the whole model.
+"""
+
+import random
+import shutil
+import signal
+import sys
+import time
+
+from team import (LARGE, SMALL, all_well, check, checkpoints, contains, end, end_all, equal, n_records, one, partial_of,
+                  recipe, same, start, tests, wait_for_records)
+
+SLOW = ["--threads", "1", "--io-threads", "1", "--tile", "64KiB"]
+
+
+def part(config, out, k, n, *options):
+    return start("merge", config, out, "--quiet", "--part", f"{k}/{n}", *options)
+
+
+def run_part(config, out, k, n, *options, code=0):
+    got, text = end(part(config, out, k, n, *options))
+    equal(got, code, f"part {k}/{n}:\n{text}\n")
+    return text
+
+
+def finish(out, *options, code=0):
+    got, text = end(start("finish", out, "--quiet", *options))
+    equal(got, code, f"finish:\n{text}\n")
+    return text
+
+
+def test_same_in_any_order(folder):
+    models = checkpoints(SMALL, "small")
+    for n in (1, 2, 3, 7):
+        out = folder / f"out{n}"
+        order = list(range(n))
+        random.Random(n).shuffle(order)
+        for k in order:
+            run_part(recipe("ties", models), out, k, n)
+        check(not out.exists(), "the output name exists before finish")
+        finish(out)
+        same(out, "ties", models, f"{n} parts one after the other")
+
+
+def test_same_at_the_same_time(folder):
+    models = checkpoints(SMALL, "small")
+    for n in (2, 7):
+        for method in ("linear", "dare_ties", "slerp", "nuslerp_rows", "passthrough"):
+            out = folder / f"{method}{n}"
+            all_well(end_all([part(recipe(method, models), out, k, n) for k in range(n)]))
+            finish(out)
+            same(out, method, models, f"{method}, {n} parts at once")
+
+
+def test_finish_names_what_is_missing(folder):
+    models, out = checkpoints(SMALL, "small"), folder / "out"
+    config = recipe("linear", models)
+    contains(finish(out, code=66), "there is nothing to finish")
+    for k in (2, 0):
+        run_part(config, out, k, 3)
+    contains(finish(out, code=75), "tensors are not finished", "run the parts that are missing")
+    check(not out.exists() and partial_of(out).is_dir(), "finish did not leave the parts alone")
+    run_part(config, out, 1, 3)
+    finish(out)
+    same(out, "linear", models)
+    finish(out, code=66)  # twice
+    same(out, "linear", models, "after a second finish")
+
+
+def killed_and_repeated(folder, *repeated_options):
+    models, out, chance = checkpoints(LARGE, "large"), folder / "out", random.Random(3)
+    config = recipe("ties", models)
+    run_part(config, out, 0, 2)
+    for _ in range(3):
+        victim = part(config, out, 1, 2, *SLOW)
+        check(wait_for_records(out, 1, n_records(out, 1) + chance.randrange(1, 60), victim), "it ended too early")
+        victim.kill()
+        end(victim)
+    contains(finish(out, code=75), "are not finished")
+    run_part(config, out, 1, 2, *repeated_options)
+    run_part(config, out, 1, 2)  # once more: all is there, nothing is done
+    finish(out)
+    same(out, "ties", models, "a part was killed and repeated")
+
+
+def test_killed_and_repeated(folder):
+    killed_and_repeated(folder, *SLOW)
+
+
+def test_killed_and_repeated_with_larger_tiles(folder):
+    """Tiles that are half done by the smaller ones: the journal's records overlap, and finish takes them all."""
+    killed_and_repeated(folder, "--tile", "4MiB")
+
+
+def test_stopped_on_request(folder):
+    models, out = checkpoints(LARGE, "large"), folder / "out"
+    config = recipe("linear", models)
+    victim = part(config, out, 0, 2, *SLOW)
+    check(wait_for_records(out, 0, 3, victim), "it ended too early")
+    victim.send_signal(signal.SIGINT)
+    equal(end(victim)[0], 130)
+    all_well(end_all([part(config, out, k, 2) for k in (0, 1)]))
+    finish(out)
+    same(out, "linear", models)
+
+
+def test_damage_is_found(folder):
+    """One flipped bit in each of several places of a finished part: finish refuses, the repeated part repairs it."""
+    models, out, chance = checkpoints(SMALL, "small"), folder / "out", random.Random(4)
+    config = recipe("linear", models)
+    all_well(end_all([part(config, out, k, 3) for k in range(3)]))
+    shard = partial_of(out) / "model.safetensors"
+    size = shard.stat().st_size
+    for at in (size - 1, size // 2, chance.randrange(65536, size)):
+        with open(shard, "r+b") as f:
+            f.seek(at)
+            byte = f.read(1)[0]
+            f.seek(at)
+            f.write(bytes([byte ^ 0x10]))
+        contains(finish(out, code=75), "are not finished")
+        check(not out.exists(), "wrong bytes were put in place")
+        all_well(end_all([part(config, out, k, 3) for k in range(3)]))
+    finish(out)
+    same(out, "linear", models, "damaged and repaired")
+
+
+def test_a_damaged_journal_is_work_lost_and_no_more(folder):
+    models, out = checkpoints(SMALL, "small"), folder / "out"
+    config = recipe("linear", models)
+    all_well(end_all([part(config, out, k, 2) for k in range(2)]))
+    journal = partial_of(out) / "journal-0001.warpmerge"
+    data = bytearray(journal.read_bytes())
+    data[64 + 20] ^= 1
+    journal.write_bytes(data)
+    contains(finish(out, code=75), "are not finished")
+    run_part(config, out, 1, 2)
+    finish(out)
+    same(out, "linear", models)
+
+
+def test_another_number_of_parts(folder):
+    models, out = checkpoints(SMALL, "small"), folder / "out"
+    config = recipe("linear", models)
+    run_part(config, out, 0, 3)
+    contains(run_part(config, out, 1, 4, code=2), "begun in 3 parts", "--part K/3")
+    contains(run_part(config, out, 0, 4, code=2), "begun in 3 parts", "--part K/3")
+    for k in (1, 2):
+        run_part(config, out, k, 3)
+    finish(out)
+    same(out, "linear", models)
+
+
+def test_another_merge(folder):
+    models, out = checkpoints(SMALL, "small"), folder / "out"
+    run_part(recipe("linear", models), out, 0, 2)
+    contains(run_part(recipe("ties", models), out, 1, 2, code=73), "unfinished merge of another recipe")
+    contains(run_part(recipe("linear", models), out, 1, 2, "--out-shard-size", "9000000", code=73), "another recipe")
+    run_part(recipe("linear", models), out, 1, 2)
+    finish(out)
+    same(out, "linear", models)
+
+
+def test_several_shards(folder):
+    models = checkpoints(SMALL, "small")
+    config = recipe("dare_ties", models)
+    options = ["--out-shard-size", "9000000", "--seed", "5", "--sha256"]
+    one(config, folder / "single", *options)
+    all_well(end_all([part(config, folder / "out", k, 3, *options) for k in range(3)]))
+    finish(folder / "out")
+    for name in sorted(p.name for p in (folder / "single").iterdir()):
+        check((folder / "out" / name).read_bytes() == (folder / "single" / name).read_bytes(), name, "differs")
+    equal(len(list((folder / "out").iterdir())), len(list((folder / "single").iterdir())))
+
+
+def held(folder, *options):
+    """A process that has begun to write and stands still."""
+    models, out = checkpoints(LARGE, "large"), folder / "out"
+    config = recipe("linear", models)
+    process = start("merge", config, out, "--quiet", *SLOW, *options)
+    journal = partial_of(out) / ("journal-0000.warpmerge" if "--part" in options else "journal.warpmerge")
+    until = time.monotonic() + 60
+    while not (journal.exists() and journal.stat().st_size > 128) and time.monotonic() < until:
+        check(process.poll() is None, "it ended too early")
+        time.sleep(0.001)
+    process.send_signal(signal.SIGSTOP)
+    return models, out, config, process
+
+
+def let_go(process):
+    process.send_signal(signal.SIGCONT)
+    code, text = end(process)
+    equal(code, 0, text)
+
+
+def test_part_beside_a_single_process(folder):
+    models, out, config, process = held(folder)
+    contains(run_part(config, out, 0, 2, code=75), "another process", f"process {process.pid}")
+    contains(finish(out, code=66), "no part has written")
+    let_go(process)
+    same(out, "linear", models)
+
+
+def test_single_process_beside_a_part(folder):
+    models, out, config, process = held(folder, "--part", "0/2")
+    text = one(config, out, code=75)
+    contains(text, "another process", "part")
+    check("()" not in text, "nobody is named:", text)
+    contains(run_part(config, out, 0, 2, code=75), "another process", f"process {process.pid}")
+    contains(finish(out, code=75), "another process")
+    run_part(config, out, 1, 2)
+    let_go(process)
+    finish(out)
+    same(out, "linear", models)
+
+
+def test_single_process_takes_parts_over(folder):
+    models, out = checkpoints(SMALL, "small"), folder / "out"
+    run_part(recipe("linear", models), out, 1, 2)
+    one(recipe("linear", models), out)
+    same(out, "linear", models, "one part, then a single process")
+
+
+def test_statistics_come_first(folder):
+    models, out = checkpoints(SMALL, "small"), folder / "out"
+    config = recipe("ties_global", models)
+    contains(run_part(config, out, 0, 2, code=2), "warpmerge stats CONFIG OUT")
+    code, text = end(start("stats", config, out, "--quiet"))
+    equal(code, 0, text)
+    all_well(end_all([part(config, out, k, 2) for k in range(2)]))
+    finish(out)
+    same(out, "ties_global", models, "stats, then parts")
+
+
+def test_restart_is_refused(folder):
+    models, out = checkpoints(SMALL, "small"), folder / "out"
+    config = recipe("linear", models)
+    contains(run_part(config, out, 0, 2, "--restart", code=2), "--restart", "remove the unfinished output")
+    check(not partial_of(out).exists(), "a refused part left something behind")
+
+
+def test_finish_from_another_folder(folder):
+    """Paths in a config may be relative to where the parts ran."""
+    models = checkpoints(SMALL, "small")
+    here, there = folder / "here", folder / "there"
+    here.mkdir()
+    there.mkdir()
+    shutil.copy(recipe("linear", models), here / "c.yml")
+    for k in range(2):
+        code, text = end(start("merge", "c.yml", "../out", "--quiet", "--part", f"{k}/2", cwd=here))
+        equal(code, 0, text)
+    code, text = end(start("finish", "../out", "--quiet", cwd=there))
+    equal(code, 2, text)
+    contains(text, str(here))
+    code, text = end(start("finish", "../out", "--quiet", cwd=here))
+    equal(code, 0, text)
+    check((folder / "out" / "model.safetensors").exists(), "no output")
+
+
+if __name__ == "__main__":
+    tests(sys.modules[__name__])

@@ -1,0 +1,349 @@
+"""Several ranks write the bytes that one process writes, and a rank that fails ends all of them, resumably.
+
+Usage: test_ranks.py WARPMERGE MAKE_CHECKPOINT
+Every method class with 1, 2, 4 and 8 ranks; the variables of launchers; a rank that is killed, stopped on request, never
+comes, or wants something else than the others; two jobs on one output. mpirun is used where there is one.
+"""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+from team import (LARGE, MAKER, PATIENCE, PROGRAM, RECIPES, SMALL, TOP, all_well, check, checkpoints, contains,
+                  die_with_parent, end, end_all, equal, expected, meeting_of, n_records, one, partial_of, recipe, same,
+                  start, start_ranks, tests, wait_for, wait_for_records)
+
+DEADLINE = 2
+FEW_SECONDS = 15  # what a busy machine may add to a deadline
+SLOW = ["--threads", "1", "--io-threads", "1", "--tile", "64KiB"]
+
+
+def ended_early(results, code=75):
+    for rank, (got, text) in enumerate(results):
+        equal(got, code, f"exit code of {rank}:\n{text}\n")
+
+
+# ---- the same bytes -------------------------------------------------------------------------------------------------
+
+
+def same_with_ranks(folder, method):
+    models = checkpoints(SMALL, "small")
+    for n in (1, 2, 4, 8):
+        out = folder / f"out{n}"
+        all_well(end_all(start_ranks(recipe(method, models), out, n)))
+        same(out, method, models, f"{method} with {n} ranks")
+        check(not meeting_of(out).exists(), "the ranks' meeting place is left behind")
+
+
+def test_same_linear(folder):
+    same_with_ranks(folder, "linear")
+
+
+def test_same_ties(folder):
+    same_with_ranks(folder, "ties")
+
+
+def test_same_ties_global(folder):
+    same_with_ranks(folder, "ties_global")
+
+
+def test_same_dare_ties(folder):
+    same_with_ranks(folder, "dare_ties")
+
+
+def test_same_slerp(folder):
+    same_with_ranks(folder, "slerp")
+
+
+def test_same_nuslerp_rows(folder):
+    same_with_ranks(folder, "nuslerp_rows")
+
+
+def test_same_passthrough(folder):
+    same_with_ranks(folder, "passthrough")
+
+
+def test_large_tensors_are_split(folder):
+    """What the tests above rest on."""
+    models = checkpoints(SMALL, "small")
+    text = subprocess.run([PROGRAM, "plan", recipe("ties", models), "--ranks", "4"], capture_output=True, text=True,
+                          timeout=PATIENCE).stdout
+    contains(text, "2 tensors split")
+
+
+def torchrun(rank, n):
+    return {"RANK": rank, "WORLD_SIZE": n, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": n, "TORCHELASTIC_RUN_ID": "run-7",
+            "TORCHELASTIC_RESTART_COUNT": 0, "MASTER_ADDR": "localhost", "MASTER_PORT": 29500}
+
+
+def open_mpi(rank, n):
+    return {"OMPI_COMM_WORLD_RANK": rank, "OMPI_COMM_WORLD_SIZE": n, "OMPI_COMM_WORLD_LOCAL_RANK": rank,
+            "OMPI_COMM_WORLD_LOCAL_SIZE": n, "PMIX_NAMESPACE": "3133145089", "PMIX_RANK": rank}
+
+
+def slurm(rank, n):
+    return {"SLURM_PROCID": rank, "SLURM_NTASKS": n, "SLURM_STEP_NUM_TASKS": n, "SLURM_STEP_ID": 0,
+            "SLURM_JOB_ID": 4711, "SLURM_LOCALID": rank, "SLURM_NODEID": 0, "SLURM_STEP_NUM_NODES": 1,
+            "SLURM_STEP_TASKS_PER_NODE": n}
+
+
+def kubernetes(rank, n):
+    return {"JOB_COMPLETION_INDEX": rank, "WARPMERGE_RANKS": n, "WARPMERGE_JOB": "uid-1", "HOSTNAME": f"merge-{rank}"}
+
+
+def same_with_variables(folder, variables):
+    models = checkpoints(SMALL, "small")
+    for n in (2, 4):
+        out = folder / f"out{n}"
+        all_well(end_all([start("merge", recipe("ties", models), out, "--quiet",
+                                env={k: str(v) for k, v in variables(rank, n).items()}) for rank in range(n)]))
+        same(out, "ties", models, variables.__name__)
+
+
+def test_variables_of_torchrun(folder):
+    same_with_variables(folder, torchrun)
+
+
+def test_variables_of_open_mpi(folder):
+    same_with_variables(folder, open_mpi)
+
+
+def test_variables_of_slurm(folder):
+    same_with_variables(folder, slurm)
+
+
+def test_variables_of_kubernetes(folder):
+    same_with_variables(folder, kubernetes)
+
+
+def test_mpirun(folder):
+    mpirun = shutil.which("mpirun")
+    if not mpirun:
+        print("     (mpirun is not installed: its own part is left out)")
+        return
+    models = checkpoints(SMALL, "small")
+    for n in (1, 2, 4, 8):
+        out = folder / f"out{n}"
+        done = subprocess.run([mpirun, "--allow-run-as-root", "--oversubscribe", "-n", str(n), PROGRAM, "merge",
+                               recipe("ties_global", models), out, "--quiet"], timeout=PATIENCE, capture_output=True,
+                              text=True, preexec_fn=die_with_parent)
+        equal(done.returncode, 0, f"mpirun -n {n}:\n{done.stderr}\n")
+        same(out, "ties_global", models, f"mpirun -n {n}")
+
+
+# ---- killed and resumed ----------------------------------------------------------------------------------------------
+
+
+def kill_one_and_resume(folder, method, seed):
+    """4 ranks, one is killed at a random moment; then 3 ranks, one is killed; then one process ends it."""
+    models, chance = checkpoints(LARGE, "large"), random.Random(seed)
+    config, out = recipe(method, models), folder / "out"
+    n_killed = 0
+    for n in (4, 3):
+        victim = chance.randrange(n)
+        ranks = start_ranks(config, out, n, "--deadline", DEADLINE, *SLOW)
+        moment = n_records(out, victim) + chance.randrange(1, 60)
+        if wait_for_records(out, victim, moment, ranks[victim]):
+            ranks[victim].kill()
+            began = time.monotonic()
+            n_killed += 1
+        results = end_all(ranks)
+        if results[victim][0] == 0:
+            continue
+        took = time.monotonic() - began
+        equal(results.pop(victim)[0], 137, "the killed rank")
+        ended_early(results)
+        check(took < DEADLINE + FEW_SECONDS, f"the others took {took:.1f} s to notice")
+        check(not out.exists(), "the output name exists although a rank was killed")
+        check(partial_of(out).is_dir(), "nothing is left to continue from")
+        check(any(f"rank {victim} " in text for _, text in results), "nobody names the lost rank:", results)
+    check(n_killed > 0, "no rank was killed while it worked: the checkpoint is too small for this machine")
+    if not out.exists():
+        all_well(end_all(start_ranks(config, out, 1, *SLOW)))
+    same(out, method, models, f"{method}, killed and resumed")
+
+
+def test_killed_ties(folder):
+    kill_one_and_resume(folder, "ties", 11)
+
+
+def test_killed_ties_global(folder):
+    kill_one_and_resume(folder, "ties_global", 12)
+
+
+def test_killed_linear(folder):
+    kill_one_and_resume(folder, "linear", 13)
+
+
+def test_single_process_continued_by_ranks(folder):
+    """Its tiles are larger than the ranks' ranges: what was finished across a border must not be counted twice."""
+    models, out = checkpoints(LARGE, "large"), folder / "out"
+    config = recipe("linear", models)
+    first = start("merge", config, out, "--quiet", "--tile", "16MiB", "--threads", "1", "--io-threads", "1")
+    journal = partial_of(out) / "journal.warpmerge"
+    wait_for(lambda: first.poll() is not None or (journal.exists() and journal.stat().st_size >= 64 * 4), "a record",
+             poll=0.0005)
+    check(first.poll() is None, "the single process ended before it could be killed")
+    first.kill()
+    equal(end(first)[0], 137)
+    all_well(end_all(start_ranks(config, out, 4)))
+    same(out, "linear", models, "begun by one process, continued by 4 ranks")
+
+
+def test_sigterm_to_one_rank(folder):
+    models, out = checkpoints(LARGE, "large"), folder / "out"
+    ranks = start_ranks(recipe("ties", models), out, 3, "--deadline", "20", *SLOW)
+    check(wait_for_records(out, 1, 5, ranks[1]), "rank 1 ended before it could be stopped")
+    ranks[1].send_signal(signal.SIGTERM)
+    began = time.monotonic()
+    results = end_all(ranks)
+    took = time.monotonic() - began
+    equal(results.pop(1)[0], 143, "the rank that was told to stop")
+    ended_early(results)
+    check(took < 15, f"took {took:.1f} s: the others waited for the deadline instead of the news")
+    check(all("rank 1 " in text for _, text in results), "the others do not say who stopped:", results)
+    check(not out.exists(), "the output name exists although a rank stopped")
+    all_well(end_all(start_ranks(recipe("ties", models), out, 2, *SLOW)))
+    same(out, "ties", models, "stopped and resumed")
+
+
+# ---- who does not fit -------------------------------------------------------------------------------------------------
+
+
+def two_jobs(folder, first_options, second_options):
+    models, out = checkpoints(LARGE, "large"), folder / "out"
+    config = recipe("ties", models)
+    first = start_ranks(config, out, 2, "--deadline", "20", *SLOW, *first_options)
+    check(wait_for_records(out, 0, 2, first[0]), "the first job ended before the second began")
+    first[1].send_signal(signal.SIGSTOP)  # so that the first is sure to be there still
+    second = end_all(start_ranks(config, out, 2, "--deadline", "1", *SLOW, *second_options))
+    first[1].send_signal(signal.SIGCONT)
+    ended_early(second)
+    contains(second[0][1], "another process", f"process {first[0].pid}")
+    all_well(end_all(first))
+    same(out, "ties", models, "the first of two jobs")
+    return second
+
+
+def test_two_jobs_with_names(folder):
+    second = two_jobs(folder, ["--job", "a"], ["--job", "b"])
+    contains(second[1][1], "another process")
+
+
+def test_two_jobs_without_names(folder):
+    two_jobs(folder, [], [])
+
+
+def test_job_and_single_process(folder):
+    models, out = checkpoints(LARGE, "large"), folder / "out"
+    config = recipe("ties", models)
+    ranks = start_ranks(config, out, 2, "--deadline", "20", *SLOW)
+    check(wait_for_records(out, 0, 2, ranks[0]), "the ranks ended early")
+    ranks[1].send_signal(signal.SIGSTOP)
+    contains(one(config, out, code=75), "another process", f"process {ranks[0].pid}")
+    ranks[1].send_signal(signal.SIGCONT)
+    all_well(end_all(ranks))
+    same(out, "ties", models)
+
+
+def disagree(folder, commands, *words, code=78):
+    models, out = checkpoints(SMALL, "small"), folder / "out"
+    results = end_all([start("merge", recipe(method, models), out, "--quiet", "--ranks", len(commands), "--rank", rank,
+                             "--deadline", "20", *options) for rank, (method, options) in enumerate(commands)], 60)
+    for rank, (got, text) in enumerate(results):
+        check(got in (code, 75), f"rank {rank} ended with {got}:\n{text}")
+        contains(text, *words)
+    check(any(got == code for got, _ in results), results)
+    check(not out.exists(), "ranks that disagree made an output")
+
+
+def test_disagree_config(folder):
+    disagree(folder, [("ties", []), ("ties", []), ("linear", [])], "rank 2", "another merge")
+
+
+def test_disagree_seed(folder):
+    disagree(folder, [("dare_ties", ["--seed", "1"]), ("dare_ties", ["--seed", "2"])], "rank 1", "another merge")
+
+
+def test_disagree_tile(folder):
+    disagree(folder, [("ties", ["--tile", "1MiB"]), ("ties", ["--tile", "512KiB"])], "rank 1", "--tile")
+
+
+def test_disagree_on_their_number(folder):
+    models, out = checkpoints(SMALL, "small"), folder / "out"
+    config = recipe("linear", models)
+    results = end_all([start("merge", config, out, "--quiet", "--ranks", n, "--rank", r, "--deadline", "3")
+                       for r, n in ((0, 2), (1, 3))], 60)
+    check(all(code in (2, 75) for code, _ in results), results)
+    check(any("counts 2 ranks" in text and "counts 3" in text for _, text in results), results)
+
+
+def test_disagree_on_a_broken_config(folder):
+    """One rank cannot even read its config: it says so, the others give up after the grace period."""
+    models, out = checkpoints(SMALL, "small"), folder / "out"
+    broken = folder / "broken.yml"
+    broken.write_text("merge_method: tise\n")
+    good = start("merge", recipe("linear", models), out, "--quiet", "--ranks", 2, "--rank", 0, "--deadline", "1")
+    bad = start("merge", broken, out, "--quiet", "--ranks", 2, "--rank", 1, "--deadline", "1")
+    equal(end(bad)[0], 78)
+    code, text = end(good, 60)
+    equal(code, 75, text)
+    contains(text, "did not appear")
+
+
+def test_a_rank_never_comes(folder):
+    models, out = checkpoints(SMALL, "small"), folder / "out"
+    config = recipe("ties", models)
+    began = time.monotonic()
+    results = end_all(start_ranks(config, out, 3, "--deadline", "1", ranks=(0, 1)), 60)
+    took = time.monotonic() - began
+    ended_early(results)
+    check(4.5 < took < 5 + FEW_SECONDS, f"gave up after {took:.1f} s")
+    contains(results[0][1], "of 3 ranks these did not appear", ": 2;")
+    all_well(end_all(start_ranks(config, out, 2)))
+    same(out, "ties", models, "with the ranks that are there")
+
+
+def test_the_same_rank_twice(folder):
+    models, out = checkpoints(SMALL, "small"), folder / "out"
+    results = end_all(start_ranks(recipe("ties", models), out, 3, "--deadline", "1", ranks=(0, 1, 1)), 60)
+    ended_early(results)
+    contains(results[0][1], "of 3 ranks these did not appear", ": 2;")
+
+
+def test_stale_meeting_places(folder):
+    """All ranks die at once, again and again, under the same name: their letters do no harm to the next start."""
+    models, out = checkpoints(SMALL, "small"), folder / "out"
+    config = recipe("ties_global", models)
+    for moment in (0.02, 0.08, 0.2):
+        ranks = start_ranks(config, out, 4, "--deadline", DEADLINE, *SLOW)
+        time.sleep(moment)
+        for process in ranks:
+            process.kill()
+        end_all(ranks)
+    if not out.exists():
+        (meeting_of(out)).mkdir(exist_ok=True)
+        (meeting_of(out) / "0123456789abcdef.rubbish").write_bytes(os.urandom(100))
+        all_well(end_all(start_ranks(config, out, 4, "--deadline", "20")))
+    same(out, "ties_global", models, "after crashed starts")
+
+
+def test_output_that_is_not_empty(folder):
+    """Rank 0 finds it, all hear of it."""
+    models, out = checkpoints(SMALL, "small"), folder / "out"
+    out.mkdir()
+    (out / "mine.txt").write_text("keep")
+    results = end_all(start_ranks(recipe("linear", models), out, 2, "--deadline", "20"), 60)
+    equal(results[0][0], 73, results[0][1])
+    equal(results[1][0] in (73, 75), True, results[1])
+    contains(results[1][1], "is not empty")
+    all_well(end_all(start_ranks(recipe("linear", models), out, 2, "--overwrite")))
+    same(out, "linear", models, "--overwrite")
+
+
+if __name__ == "__main__":
+    tests(sys.modules[__name__])
