@@ -329,6 +329,10 @@ static enum wm_status put_in_place(struct runner *r, struct wm_error *err)
     TRY(tell_progress(merge, "finishing", r->began, err));
     TRY(write_side_files(merge, r->output.partial_path, (const char(*)[HASH_SHA256_HEX_BYTES])r->sha256, err));
     TRY(tell_progress(merge, "finishing", r->began, err));
+    if (r->comm && r->comm->ops->failed(r->comm, err)) {
+        st = err->status;
+        goto out;
+    }
     TRY(output_commit(&r->output, &r->options, err));
 out:
     return st;

@@ -359,6 +359,7 @@ static bool files_failed(struct comm *comm, struct wm_error *err)
 {
     struct wm_error why = WM_ERROR_INIT;
 
+    roster_check_lease(&((struct files *)comm)->roster);
     if (!roster_failed(&((struct files *)comm)->roster, &why))
         return false;
     error_set(err, why.status, "%s", why.message);

@@ -90,6 +90,26 @@ void roster_fail(struct roster *r, enum wm_status status, const char *why)
     roster_announce(r);
 }
 
+/* Before anybody looks at the others' news: these may be there already, but the thread that brings them was stopped too. */
+void roster_check_lease(struct roster *r)
+{
+    char text[ROSTER_WHY_BYTES];
+    double silent;
+    bool over;
+
+    pthread_mutex_lock(&r->lock);
+    silent = file_now_seconds() - r->last_beat;
+    over = r->joined && r->why.status == WM_OK && silent > r->deadline_seconds;
+    pthread_mutex_unlock(&r->lock);
+    if (!over)
+        return;
+    snprintf(text, sizeof text,
+             "rank %d was stopped for %.3g s, or its storage hung, longer than the deadline of %.3g s: the other ranks "
+             "have given it up; run the same command again, it continues where it stopped",
+             r->rank, silent, r->deadline_seconds);
+    roster_fail(r, WM_TEMPORARY, text);
+}
+
 void roster_fail_gone(struct roster *r)
 {
     char text[ROSTER_WHY_BYTES];
@@ -184,7 +204,9 @@ static void show_life(struct roster *r, double now)
     struct wm_error err = WM_ERROR_INIT;
 
     if (roster_beat(r, &err) == WM_OK) {
+        pthread_mutex_lock(&r->lock);
         r->last_beat = now;
+        pthread_mutex_unlock(&r->lock);
     } else if (err.status == WM_NO_INPUT) {
         roster_fail_gone(r);
     } else if (now - r->last_beat > r->deadline_seconds / 2) {
@@ -236,7 +258,7 @@ static void begin_to_watch(struct roster *r)
     r->n_watched = r->size - 1 < ROSTER_WATCHED ? r->size - 1 : ROSTER_WATCHED;
     for (int i = 0; i < r->n_watched; i++)
         r->watched[i].rank = (r->rank + 1 + i) % r->size;
-    r->last_check = r->last_beat = file_now_seconds();
+    r->last_check = file_now_seconds();
 }
 
 static void *serve(void *argument)

@@ -65,9 +65,10 @@ struct roster {
     bool announced;              /* others know from the directory                               */
     struct note *notes;          /* [size], this rank's own among them                           */
     bool wants_notes;            /* somebody has asked for one: others' are read from then on    */
+    double last_beat;            /* our last sign of life that got through, or when we joined    */
 
     /* The thread's own. */
-    double began, last_check, last_beat;
+    double began, last_check;
     struct life life;
     uint64_t taken_in;       /* session in which another process is this rank, or 0 */
     uint64_t leader_counter; /* rank 0's, when last read before joining             */
@@ -87,6 +88,9 @@ void roster_stop(struct roster *r);
 bool roster_failed(struct roster *r, struct wm_error *err);
 /* The first failure wins and is told to everybody. */
 void roster_fail(struct roster *r, enum wm_status status, const char *why);
+/* This rank has shown no sign of life for the deadline, because it was stopped or its file server hung: the others have
+ * given it up, and another run may be writing where it did. It fails before it does anything more. */
+void roster_check_lease(struct roster *r);
 /* The files of this run have been removed under it. */
 void roster_fail_gone(struct roster *r);
 /* Takes over what another rank's abort says, if it can be read. */

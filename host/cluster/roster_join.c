@@ -67,6 +67,7 @@ static void set_joined(struct roster *r)
 {
     pthread_mutex_lock(&r->lock);
     r->joined = true;
+    r->last_beat = file_now_seconds();
     pthread_cond_broadcast(&r->changed);
     pthread_mutex_unlock(&r->lock);
 }

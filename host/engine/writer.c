@@ -74,8 +74,12 @@ void writer_write(struct pipeline *p, const struct write_task *task)
 
     pthread_mutex_unlock(&p->lock);
     began = file_now_seconds();
-    st = write_bytes(p, pj->shard, writer_out_bytes(p, task->job, task->tile, task->out_slot), (size_t)n_bytes,
-                     pj->begin + first * bits / 8, &err);
+    /* A rank that was stopped and given up must not go on where another run may be by now: above all not with a guess, which
+     * nobody would repair. */
+    st = p->args->interrupted && p->args->interrupted(p->args->interrupted_user, &err) ? err.status : WM_OK;
+    if (st == WM_OK)
+        st = write_bytes(p, pj->shard, writer_out_bytes(p, task->job, task->tile, task->out_slot), (size_t)n_bytes,
+                         pj->begin + first * bits / 8, &err);
     began = file_now_seconds() - began;
     pthread_mutex_lock(&p->lock);
     p->write_busy += began;
