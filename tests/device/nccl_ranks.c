@@ -60,7 +60,7 @@ static bool sum(struct rank *k, struct comm *comm, uint64_t *values, size_t n, b
 static bool gather(struct rank *k, struct comm *comm, size_t n_bytes)
 {
     size_t n_all = n_bytes * (size_t)comm->size;
-    unsigned char *mine = malloc(n_bytes + 1), *all = malloc(n_all + 1);
+    unsigned char *mine = calloc(1, n_bytes + 1), *all = malloc(n_all + 1);
     struct wm_error err = WM_ERROR_INIT;
     enum wm_status st;
     bool same = mine && all;
