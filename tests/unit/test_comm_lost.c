@@ -116,6 +116,32 @@ static void a_rank_that_wakes_too_late_gives_up(void **state)
               sleep_too_long);
 }
 
+/* The same while it works on its own: the first question it asks is answered before the news can have come, so that it
+ * writes nothing more. */
+static void wake_and_ask(struct place *p)
+{
+    struct wm_error err = WM_ERROR_INIT;
+
+    RANK_CHECK(p->comm->ops->barrier(p->comm, &err) == WM_OK, "barrier: %s", err.message);
+    if (p->index == 1) {
+        RANK_CHECK(!p->comm->ops->failed(p->comm, &err), "failed before it was stopped: %s", err.message);
+        raise(SIGSTOP);
+        RANK_CHECK(p->comm->ops->failed(p->comm, &err), "it may go on where another run may be");
+        RANK_CHECK(err.status == WM_TEMPORARY, "woken: status %d", (int)err.status);
+        return;
+    }
+    RANK_CHECK(p->comm->ops->barrier(p->comm, &err) == WM_TEMPORARY, "status %d", (int)err.status);
+    kill(p->slots[1].pid, SIGCONT);
+}
+
+static void a_rank_that_wakes_while_it_works_stops_at_once(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 3; i++)
+        world_run(&(struct world){.kind = WORLD_FILES_IN_PROCESSES, .size = 2, .deadline_seconds = DEADLINE},
+                  wake_and_ask);
+}
+
 /* Late is not dead: a call waits for a rank that lives far longer than the deadline. */
 static void come_late(struct place *p)
 {
@@ -138,6 +164,7 @@ int main(void)
         cmocka_unit_test_setup(a_dead_rank_is_noticed_and_named, ranks_clear),
         cmocka_unit_test_setup(a_dead_host_of_many_ranks_is_noticed, ranks_clear),
         cmocka_unit_test_setup(a_rank_that_wakes_too_late_gives_up, ranks_clear),
+        cmocka_unit_test_setup(a_rank_that_wakes_while_it_works_stops_at_once, ranks_clear),
         cmocka_unit_test_setup(a_late_rank_is_waited_for, ranks_clear),
     };
 
