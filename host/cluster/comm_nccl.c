@@ -218,6 +218,8 @@ static enum wm_status wait_for_stream(struct nccl_rank *r, const char *what, str
             break;
         if (code != cudaErrorNotReady)
             CUDA(code, what);
+        (void)
+            cudaGetLastError(); /* off the record: the engine's next launch on this thread would take it for its own */
         NCCL(r->nccl.comm_get_async_error(r->handle, &state), what);
         NCCL(state, what);
         TRY(go_on(r, &w, err));
@@ -369,6 +371,7 @@ static void nccl_rank_free(struct nccl_rank *r)
         (void)cudaSetDevice(r->device);
         while (cudaStreamQuery(r->stream) == cudaErrorNotReady && (idle = file_now_seconds() < until))
             nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+        (void)cudaGetLastError();
     }
     if (idle) { /* otherwise it is left to the end of the process, which must come */
         if (r->done)

@@ -102,7 +102,8 @@ enum wm_status backend_cpu_run_group(struct backend_group *group, struct cpu_scr
 int backend_cuda_count(void);
 struct backend_cuda_options {
     int device;
-    uint64_t memory_bytes;    /* budget on the device; 0: nine tenths of what is free  */
+    int n_sharing;            /* processes that drive the device at once; 0 is 1         */
+    uint64_t memory_bytes;    /* budget on the device; 0: nine tenths of what is free, shared fairly */
     uint64_t tile_in_bytes;   /* of one tile of one input, at most                     */
     uint64_t tile_out_bytes;  /* of one tile of the output, at most                    */
     int max_inputs;           /* of any tensor                                         */

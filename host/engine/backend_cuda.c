@@ -77,7 +77,7 @@ static enum wm_status allocate_slots(struct backend *b, struct cuda_thread *t, s
     fixed = CUDA_DEPTH * (t->out_slot_bytes + sizeof(struct device_report));
     CUDA(cudaMemGetInfo(&free_bytes, &total_bytes), "asking for its memory");
     if (!budget)
-        budget = free_bytes / 10 * 9;
+        budget = free_bytes / 10 * 9 / (unsigned)(o->n_sharing > 1 ? o->n_sharing : 1);
     if (budget > free_bytes)
         budget = free_bytes;
     t->side_bytes = budget / 8 < SIDE_BYTES ? budget / 8 : SIDE_BYTES;

@@ -55,6 +55,16 @@ int backends_own_device(const struct wm_options *options)
     return n_devices == 1 ? 0 : -1;
 }
 
+/* How many ranks of this machine drive the GPU that this one drives. */
+static int ranks_on_device(const struct wm_options *options, int n_devices)
+{
+    if (options->n_ranks <= 1 || options->local_size <= 1)
+        return 1;
+    if (options->device == WM_DEVICE_CUDA && options->device_index)
+        return options->local_size;
+    return (options->local_size + n_devices - 1) / n_devices;
+}
+
 static enum wm_status open_cuda(const struct plan *plan, const struct wm_options *options, int n_devices,
                                 struct backends *backends, struct wm_error *err)
 {
@@ -63,6 +73,7 @@ static enum wm_status open_cuda(const struct plan *plan, const struct wm_options
     enum wm_status st = WM_OK;
 
     fill_options(plan, options, &cuda);
+    cuda.n_sharing = ranks_on_device(options, n_devices);
     for (int d = only >= 0 ? only : 0; d < (only >= 0 ? only + 1 : n_devices); d++) {
         if (backends->n_items == BACKENDS_MAX)
             break;

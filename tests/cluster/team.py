@@ -200,13 +200,17 @@ def wait_for_records(out, index, n, process):
 
 
 def tests(module):
-    """harness.run_tests, with processes ended between tests."""
+    """harness.run_tests, with processes ended between tests; further arguments name the tests to run (default: all)."""
     for name, test in list(vars(module).items()):
-        if name.startswith("test_") and callable(test):
+        if name.startswith("test_") and sys.argv[3:] and name not in sys.argv[3:]:
+            delattr(module, name)
+        elif name.startswith("test_") and callable(test):
             def wrapped(folder, test=test):
+                began = time.monotonic()
                 try:
                     test(folder)
                 finally:
                     end_leftovers()
+                    print(f"{time.monotonic() - began:6.1f} s  ", end="")
             setattr(module, name, wrapped)
     run_tests(module)

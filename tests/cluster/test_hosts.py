@@ -16,8 +16,8 @@ import subprocess
 import sys
 import time
 
-from team import (LARGE, SMALL, all_well, check, checkpoints, contains, digest, end, end_all, equal, expected,
-                  meeting_of, n_records, partial_of, recipe, same, start, tests, wait_for)
+from team import (LARGE, SMALL, all_well, check, checkpoints, contains, end_all, equal, meeting_of, n_records, recipe,
+                  same, start, tests, wait_for)
 
 DEADLINE = 2
 FEW_SECONDS = 15  # what a busy machine may add to a deadline

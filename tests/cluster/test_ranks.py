@@ -13,9 +13,9 @@ import subprocess
 import sys
 import time
 
-from team import (LARGE, MAKER, PATIENCE, PROGRAM, RECIPES, SMALL, TOP, all_well, check, checkpoints, contains,
-                  die_with_parent, end, end_all, equal, expected, meeting_of, n_records, one, partial_of, recipe, same,
-                  start, start_ranks, tests, wait_for, wait_for_records)
+from team import (LARGE, PATIENCE, PROGRAM, SMALL, all_well, check, checkpoints, contains, die_with_parent, end, end_all,
+                  equal, expected, meeting_of, n_records, one, partial_of, recipe, same, start, start_ranks, tests,
+                  wait_for, wait_for_records)
 
 DEADLINE = 2
 FEW_SECONDS = 15  # what a busy machine may add to a deadline
@@ -273,33 +273,40 @@ def test_disagree_tile(folder):
     disagree(folder, [("ties", ["--tile", "1MiB"]), ("ties", ["--tile", "512KiB"])], "rank 1", "--tile")
 
 
-def test_disagree_on_their_number(folder):
-    models, out = checkpoints(SMALL, "small"), folder / "out"
-    config = recipe("linear", models)
-    results = end_all([start("merge", config, out, "--quiet", "--ranks", n, "--rank", r, "--deadline", "3")
-                       for r, n in ((0, 2), (1, 3))], 60)
+# Each of these starts its ranks, yields, and checks how they ended: they mostly wait, and do so at the same time.
+
+
+def wait_for_another_number_of_ranks(folder):
+    config, out = recipe("linear", checkpoints(SMALL, "small")), folder / "number"
+    ranks = [start("merge", config, out, "--quiet", "--ranks", n, "--rank", r, "--deadline", "3")
+             for r, n in ((0, 2), (1, 3))]
+    yield
+    results = end_all(ranks, 60)
     check(all(code in (2, 75) for code, _ in results), results)
     check(any("counts 2 ranks" in text and "counts 3" in text for _, text in results), results)
 
 
-def test_disagree_on_a_broken_config(folder):
-    """One rank cannot even read its config: it says so, the others give up after the grace period."""
-    models, out = checkpoints(SMALL, "small"), folder / "out"
+def wait_for_a_rank_with_a_broken_config(folder):
+    """It cannot even read its config and says so; the other gives up after the grace period."""
+    models, out = checkpoints(SMALL, "small"), folder / "broken"
     broken = folder / "broken.yml"
     broken.write_text("merge_method: tise\n")
     good = start("merge", recipe("linear", models), out, "--quiet", "--ranks", 2, "--rank", 0, "--deadline", "1")
     bad = start("merge", broken, out, "--quiet", "--ranks", 2, "--rank", 1, "--deadline", "1")
+    yield
     equal(end(bad)[0], 78)
     code, text = end(good, 60)
     equal(code, 75, text)
     contains(text, "did not appear")
 
 
-def test_a_rank_never_comes(folder):
-    models, out = checkpoints(SMALL, "small"), folder / "out"
+def wait_for_a_rank_that_never_comes(folder):
+    models, out = checkpoints(SMALL, "small"), folder / "never"
     config = recipe("ties", models)
+    ranks = start_ranks(config, out, 3, "--deadline", "1", ranks=(0, 1))
     began = time.monotonic()
-    results = end_all(start_ranks(config, out, 3, "--deadline", "1", ranks=(0, 1)), 60)
+    yield
+    results = end_all(ranks, 60)
     took = time.monotonic() - began
     ended_early(results)
     check(4.5 < took < 5 + FEW_SECONDS, f"gave up after {took:.1f} s")
@@ -308,11 +315,23 @@ def test_a_rank_never_comes(folder):
     same(out, "ties", models, "with the ranks that are there")
 
 
-def test_the_same_rank_twice(folder):
-    models, out = checkpoints(SMALL, "small"), folder / "out"
-    results = end_all(start_ranks(recipe("ties", models), out, 3, "--deadline", "1", ranks=(0, 1, 1)), 60)
+def wait_for_a_rank_that_is_there_twice(folder):
+    config, out = recipe("ties", checkpoints(SMALL, "small")), folder / "twice"
+    ranks = start_ranks(config, out, 3, "--deadline", "1", ranks=(0, 1, 1))
+    yield
+    results = end_all(ranks, 60)
     ended_early(results)
     contains(results[0][1], "of 3 ranks these did not appear", ": 2;")
+
+
+def test_ranks_that_do_not_come_together(folder):
+    expected("ties", checkpoints(SMALL, "small"))  # made before anything is timed
+    waits = [wait(folder) for wait in (wait_for_a_rank_that_never_comes, wait_for_a_rank_that_is_there_twice,
+                                       wait_for_a_rank_with_a_broken_config, wait_for_another_number_of_ranks)]
+    for wait in waits:
+        next(wait)
+    for wait in waits:
+        check(next(wait, "ended") == "ended", "it waits twice")
 
 
 def test_stale_meeting_places(folder):
