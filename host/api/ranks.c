@@ -29,7 +29,7 @@ enum wm_status wm_options_find_ranks(struct wm_options *options, const char *ran
 
     if (st != WM_OK)
         return st;
-    options->n_ranks = found.size;
+    options->n_ranks = found.size > 1 ? found.size : 0; /* one is nobody to share with */
     options->rank = found.rank;
     options->local_rank = found.local_rank < 0 ? 0 : found.local_rank;
     options->local_size = found.local_size;
