@@ -57,6 +57,15 @@ static bool fill(cJSON *object, const char *config, const char *folder, const st
     return ok;
 }
 
+static bool is_part_name(const char *name)
+{
+    static const char begin[] = "part-", end[] = ".warpmerge.json";
+    size_t n = strlen(name), n_begin = strlen(begin), n_end = strlen(end);
+
+    return n > n_begin + n_end && n < PART_NAME_BYTES && strncmp(name, begin, n_begin) == 0 &&
+           strcmp(name + n - n_end, end) == 0;
+}
+
 /* The name of a part's file in `dir`, the first in name order; false: there is none. */
 static bool find_file(const char *dir, char name[PART_NAME_BYTES])
 {
@@ -65,9 +74,7 @@ static bool find_file(const char *dir, char name[PART_NAME_BYTES])
 
     *name = '\0';
     while (folder && (entry = readdir(folder)) != NULL) {
-        int part, end = 0;
-        if (sscanf(entry->d_name, "part-%d.warpmerge.json%n", &part, &end) != 1 || !end || entry->d_name[end] ||
-            strlen(entry->d_name) >= PART_NAME_BYTES)
+        if (!is_part_name(entry->d_name))
             continue;
         if (!*name || strcmp(entry->d_name, name) < 0)
             memcpy(name, entry->d_name, strlen(entry->d_name) + 1);

@@ -472,9 +472,7 @@ static enum stat_pass finish_kth(struct statistics *s, struct merge_op *op)
     for (int i = 0; i < s->n_kth; i++) {
         struct kth *kth = &s->kth[i];
         if (kth->pass == s->pass) {
-            if (s->pass == STAT_KTH_WHOLE)
-                kth->pass = STAT_READY;
-            else if (s->pass == STAT_KTH_GUESS)
+            if (s->pass == STAT_KTH_GUESS)
                 finish_guess(s, kth);
             else if (s->pass == STAT_KTH_COARSE)
                 finish_coarse(s, kth);
@@ -483,7 +481,7 @@ static enum stat_pass finish_kth(struct statistics *s, struct merge_op *op)
             else if (s->pass == STAT_KTH_TIES)
                 find_cut_tile(s, kth);
             else
-                kth->pass = STAT_READY;
+                kth->pass = STAT_READY; /* WHOLE and CUT have found everything */
         }
         if (kth->pass < next)
             next = kth->pass;
