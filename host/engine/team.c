@@ -56,19 +56,11 @@ bool team_interrupted(void *user, struct wm_error *err)
 
 /* ---- split tensors with statistics -------------------------------------------------------------------------------- */
 
-static bool has_statistics(const struct plan *plan, size_t job, struct merge_op *op)
-{
-    struct wm_error ignored = WM_ERROR_INIT;
-
-    return plan->jobs[job].action == PLAN_MERGE && plan_job_op(plan, &plan->jobs[job], op, &ignored) == WM_OK &&
-           statistics_first_pass(op) != STAT_READY;
-}
-
 bool team_shares(const struct engine_team *team, const struct plan *plan, size_t job)
 {
     struct merge_op op;
 
-    return team->partition->job_is_split[job] && has_statistics(plan, job, &op);
+    return team->partition->job_is_split[job] && plan_job_has_statistics(plan, &plan->jobs[job], &op);
 }
 
 struct reduction {

@@ -126,6 +126,8 @@ void plan_free(struct plan *plan);
  * there. */
 enum wm_status plan_job_op(const struct plan *plan, const struct plan_job *job, struct merge_op *op,
                            struct wm_error *err);
+/* Does a job go over its inputs before the element-wise pass? *op: its operation. */
+bool plan_job_has_statistics(const struct plan *plan, const struct plan_job *job, struct merge_op *op);
 /* Statistics passes read a job's inputs again unless all its tiles fit into the ring at once. */
 bool plan_job_is_resident(const struct plan *plan, const struct plan_job *job);
 /* Is it worth a guess (DESIGN section 3)? Where all sources have 16 bits, deltas are small multiples of an ulp and one value

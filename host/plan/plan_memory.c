@@ -72,7 +72,7 @@ static uint64_t slots_of(const struct plan *plan, const struct plan_job *job)
     return n_tiles(job->n_elems, plan->memory.tile_elems) * (uint64_t)job->n_sources;
 }
 
-static bool has_statistics(const struct plan *plan, const struct plan_job *job, struct merge_op *op)
+bool plan_job_has_statistics(const struct plan *plan, const struct plan_job *job, struct merge_op *op)
 {
     struct wm_error ignored = WM_ERROR_INIT;
 
@@ -134,7 +134,7 @@ static uint64_t divide(struct plan_build *b, uint64_t tile_bytes, uint64_t in_bi
     for (size_t j = 0; j < plan->n_jobs; j++) {
         const struct plan_job *job = &plan->jobs[j];
         uint64_t bytes;
-        if (!has_statistics(plan, job, &op))
+        if (!plan_job_has_statistics(plan, job, &op))
             continue;
         bytes = statistics_max_bytes(&op, m->tile_elems);
         if (bytes > statistics)
@@ -215,7 +215,7 @@ enum wm_status plan_build_memory(struct plan_build *b, struct wm_error *err)
     plan->bytes_to_read = plan->bytes_in + plan->survey_bytes;
     for (size_t j = 0; j < plan->n_jobs; j++) {
         const struct plan_job *job = &plan->jobs[j];
-        if (plan_job_is_resident(plan, job) || !has_statistics(plan, job, &op))
+        if (plan_job_is_resident(plan, job) || !plan_job_has_statistics(plan, job, &op))
             continue;
         if (plan_job_speculates(plan, job, &op))
             continue; /* a few tiles more, if the guess is good; three passes more if it is bad, which is rare */
