@@ -15,13 +15,11 @@ static bool allocate(struct run_job *job, uint64_t tile_elems)
     n_pairs = n_tiles * (size_t)job->plan_job->n_sources;
     job->ready = malloc(n_tiles * sizeof *job->ready);
     job->arrived = calloc(n_tiles, 1);
-    job->loaded = calloc(n_tiles, 1);
     job->tile_written = calloc(n_tiles, 1);
     job->tile_guessed = calloc(n_tiles, 1);
     job->slots = malloc(n_pairs * sizeof *job->slots);
     job->data = calloc(n_pairs * job->n_members, sizeof *job->data);
-    if (!job->ready || !job->arrived || !job->loaded || !job->tile_written || !job->tile_guessed || !job->slots ||
-        !job->data)
+    if (!job->ready || !job->arrived || !job->tile_written || !job->tile_guessed || !job->slots || !job->data)
         return false;
     for (size_t i = 0; i < n_pairs; i++)
         job->slots[i] = RUN_NO_SLOT;
@@ -71,7 +69,7 @@ static enum wm_status prepare(struct run_job *job, const struct plan *plan, cons
         statistics_avoid_repeats(job->statistics);
     if (share)
         statistics_share(job->statistics, share->reduce, share->user);
-    else if (!job->piece_done && plan_job_speculates(plan, job->plan_job, &job->op))
+    else if (!job->resident && !job->piece_done && plan_job_speculates(plan, job->plan_job, &job->op))
         statistics_speculate(job->statistics);
     job->pass = statistics_pass(job->statistics);
 out:
@@ -117,7 +115,6 @@ bool run_job_restart(struct run_job *job, const struct plan *plan, struct wm_err
         job->piece_done[p] |= job->tile_written[(p - first) / per_tile];
     memset(job->tile_written, 0, job->n_tiles);
     memset(job->tile_guessed, 0, job->n_tiles);
-    memset(job->loaded, RUN_NOT_LOADED, job->n_tiles);
     merge_report_init(&job->report);
     job->refused = job->finishing = job->restarting = false;
     job->n_finished = job->ready_first = job->n_ready = 0;
@@ -133,7 +130,6 @@ void run_job_free(struct run_job *job)
     statistics_free(job->statistics);
     free(job->ready);
     free(job->arrived);
-    free(job->loaded);
     free(job->tile_written);
     free(job->tile_guessed);
     free(job->slots);
@@ -164,10 +160,6 @@ static bool in_order(const struct run_job *job)
 
 void run_job_arrived(struct run_job *job, size_t tile)
 {
-    if (job->resident)
-        job->loaded[tile] = RUN_LOADED;
-    if (job->finishing || !run_job_needs_tile(job, tile))
-        return; /* read ahead: the pass that needs it finds it in its slots */
     job->arrived[tile] = 1;
     if (!in_order(job) || tile == job->next_in_order)
         run_job_push_ready(job, tile);
@@ -193,16 +185,16 @@ bool run_job_writes(const struct run_job *job)
     return job->pass == STAT_READY || job->pass == STAT_KTH_GUESS;
 }
 
-void run_job_begin_pass(struct run_job *job)
+void run_job_begin_pass(struct run_job *job, bool data_is_there)
 {
     job->n_pass_done = 0;
     job->next_in_order = 0;
     memset(job->arrived, 0, job->n_tiles);
-    job->next_read = job->next_ahead = 0;
+    job->next_read = data_is_there ? job->n_tiles : 0;
     for (size_t t = 0; t < job->n_tiles; t++) {
         if (!run_job_needs_tile(job, t))
             job->n_pass_done++;
-        else if (job->loaded[t] == RUN_LOADED)
+        else if (data_is_there)
             run_job_arrived(job, t);
     }
 }

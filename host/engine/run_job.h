@@ -22,8 +22,6 @@ struct run_share {
     void *user;
 };
 
-enum run_loaded { RUN_NOT_LOADED, RUN_LOADING, RUN_LOADED };
-
 struct run_job {
     size_t index;
     const struct plan_job *plan_job;
@@ -40,7 +38,6 @@ struct run_job {
     size_t n_tiles;
 
     size_t next_read;          /* tile to read next in this pass; n_tiles: none           */
-    size_t next_ahead;         /* resident: tile to read next that only later passes need */
     size_t n_pass_done;        /* tiles that went through this statistics pass            */
     size_t n_finished;         /* tiles whose output is written, taken over, or refused   */
     uint64_t n_slots_reserved; /* resident: slots set aside and not yet taken             */
@@ -48,7 +45,6 @@ struct run_job {
     uint32_t *ready; /* FIFO of tiles waiting for a compute thread, a ring      */
     size_t ready_first, n_ready;
     unsigned char *arrived; /* in-order passes: the tile's data is there               */
-    unsigned char *loaded;  /* resident: enum run_loaded of each tile                  */
     size_t next_in_order;
 
     uint32_t *slots;           /* [n_tiles][n_sources] or RUN_NO_SLOT                     */
@@ -78,8 +74,9 @@ bool run_job_restart(struct run_job *job, const struct plan *plan, struct wm_err
 
 void run_job_push_ready(struct run_job *job, size_t tile);
 size_t run_job_pop_ready(struct run_job *job);
-/* Begins the job's current pass: tiles that are in their slots are ready. Tiles that the pass does not need count as done. */
-void run_job_begin_pass(struct run_job *job);
+/* Begins the job's current pass: nothing read, or for a resident job after its first pass everything ready. Tiles that the
+ * pass does not need count as done. */
+void run_job_begin_pass(struct run_job *job, bool data_is_there);
 /* Does the current pass have an output? */
 bool run_job_writes(const struct run_job *job);
 bool run_job_needs_tile(const struct run_job *job, size_t tile); /* in the current pass */

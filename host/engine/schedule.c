@@ -162,40 +162,24 @@ static bool admit(struct pipeline *p)
     p->next_job += job->n_members;
     p->n_active++;
     p->statistics_bytes += job->statistics_bytes;
-    run_job_begin_pass(job);
+    run_job_begin_pass(job, false);
     if (!job->n_tiles)
         complete_job(p, job);
     return true;
 }
 
-/* Passes over tiles that need no reading: those in their slots, those the statistics pass does not look at, and in the
+/* Passes over tiles of a streamed job that need no reading: those the statistics pass does not look at, and in the
  * element-wise pass those finished by an earlier run. */
 static void skip_tiles(struct pipeline *p, struct run_job *job)
 {
     for (; job->next_read < job->n_tiles; job->next_read++) {
         size_t t = job->next_read;
-        if (job->loaded[t] != RUN_NOT_LOADED)
-            continue;
         if (job->pass == STAT_READY && !job->tile_written[t] &&
             run_job_tile_is_done(job, t, p->plan->memory.tile_elems))
             job->n_finished++;
         else if (run_job_needs_tile(job, t))
             return;
     }
-}
-
-/* The tile that a reader should read next, or n_tiles. A resident job's slots are set aside, so while a pass looks at a
- * few tiles the others are read for the next one. */
-static size_t next_tile(struct pipeline *p, struct run_job *job)
-{
-    skip_tiles(p, job);
-    if (job->next_read < job->n_tiles)
-        return job->next_read++;
-    if (!job->resident || job->pass == STAT_READY)
-        return job->n_tiles;
-    while (job->next_ahead < job->n_tiles && job->loaded[job->next_ahead] != RUN_NOT_LOADED)
-        job->next_ahead++;
-    return job->next_ahead;
 }
 
 bool schedule_take_read(struct pipeline *p, struct run_job **out, size_t *tile)
@@ -206,10 +190,10 @@ again:
     for (job = p->jobs; job; job = next) {
         uint64_t n_sources = (uint64_t)job->plan_job->n_sources;
         next = job->next;
-        if (job->finishing || (job->next_read == job->n_tiles && job->next_ahead == job->n_tiles))
+        if (job->finishing || job->next_read == job->n_tiles)
             continue;
-        *tile = next_tile(p, job);
-        if (*tile == job->n_tiles) {
+        skip_tiles(p, job);
+        if (job->next_read == job->n_tiles) {
             if (job->n_finished == job->n_tiles)
                 complete_job(p, job);
             continue;
@@ -218,12 +202,10 @@ again:
             job->n_slots_reserved -= n_sources;
             p->n_reserved -= n_sources;
         } else if (p->n_free_slots - p->n_reserved < n_sources) {
-            job->next_read = *tile; /* asked again when there are slots */
-            return false;           /* the oldest first: later jobs must not take what this one waits for */
+            return false; /* the oldest first: later jobs must not take what this one waits for */
         }
         *out = job;
-        if (job->resident)
-            job->loaded[*tile] = RUN_LOADING;
+        *tile = job->next_read++;
         job->n_reading++;
         for (uint64_t s = 0; s < n_sources; s++)
             job->slots[*tile * n_sources + s] = p->free_slots[--p->n_free_slots];
@@ -285,7 +267,6 @@ static void keep_what_stands(struct pipeline *p, struct run_job *job)
             schedule_fail(p, &err);
         job->tile_written[t] = 1;
         job->n_finished++;
-        schedule_release_slots(p, job, t);
     }
 }
 
@@ -298,7 +279,7 @@ void schedule_begin_pass(struct pipeline *p, struct run_job *job, enum stat_pass
         complete_job(p, job);
         return;
     }
-    run_job_begin_pass(job);
+    run_job_begin_pass(job, job->resident);
     pthread_cond_signal(&p->can_read);
     if (job->n_ready > 1) /* the caller is about to take one itself */
         pthread_cond_broadcast(&p->can_compute);
@@ -382,7 +363,7 @@ static void restart(struct pipeline *p, struct run_job *job)
     job->resident = false; /* its slots may be somebody else's by now */
     if (job->statistics)
         statistics_avoid_repeats(job->statistics);
-    run_job_begin_pass(job);
+    run_job_begin_pass(job, false);
     pthread_cond_broadcast(&p->can_read);
 }
 

@@ -130,8 +130,9 @@ enum wm_status plan_job_op(const struct plan *plan, const struct plan_job *job, 
 bool plan_job_has_statistics(const struct plan *plan, const struct plan_job *job, struct merge_op *op);
 /* Statistics passes read a job's inputs again unless all its tiles fit into the ring at once. */
 bool plan_job_is_resident(const struct plan *plan, const struct plan_job *job);
-/* Is it worth a guess (DESIGN section 3)? Where all sources have 16 bits, deltas are small multiples of an ulp and one value
- * holds much of a tensor; elsewhere nearly every tile would be computed twice. */
+/* Is a job that does not stay in the ring worth a guess (DESIGN section 3)? Where all sources have 16 bits, deltas are small
+ * multiples of an ulp and one value holds much of a tensor; elsewhere nearly every tile would be computed twice. What stays
+ * in the ring gains nothing that shows (2026-11-22: 2.54 s with, 2.58 s without, medians of 6, 1.1 B shape on 2 cores). */
 bool plan_job_speculates(const struct plan *plan, const struct plan_job *job, const struct merge_op *op);
 uint64_t plan_source_bytes(const struct plan_job *job, int source); /* that the job reads of one source */
 /* Which checkpoint the recipe's model i is, in messages: the reference text. */
