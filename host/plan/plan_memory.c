@@ -7,11 +7,11 @@
  */
 #include "plan/plan_internal.h"
 
+#include "base/machine.h"
 #include "base/text.h"
 #include "checkpoint/source.h"
 #include "methods/tile.h"
 
-#include <sched.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -25,18 +25,17 @@
 #define MAX_COMPUTE 256
 #define MAX_READERS 64
 
-static int usable_processors(void)
+/* Processes of one machine divide its processors, unless their launcher did. */
+static int own_processors(const struct wm_options *options)
 {
-    cpu_set_t set;
+    int n = machine_processors(), n_sharing = options->n_ranks > 1 ? options->local_size : 1;
 
-    if (sched_getaffinity(0, sizeof set, &set) == 0 && CPU_COUNT(&set) > 0)
-        return CPU_COUNT(&set);
-    return 1;
+    return n_sharing <= 1 || machine_is_bound() ? n : n > n_sharing ? n / n_sharing : 1;
 }
 
 static void choose_threads(struct plan_memory *m, const struct wm_options *options)
 {
-    int n = options->n_threads > 0 ? options->n_threads : usable_processors();
+    int n = options->n_threads > 0 ? options->n_threads : own_processors(options);
 
     m->n_compute = n > MAX_COMPUTE ? MAX_COMPUTE : n;
     /* 8 concurrent reads of a MiB and more saturate what one stream leaves idle (performance notes 2). */

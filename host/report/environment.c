@@ -6,11 +6,11 @@
  */
 #include "report/report.h"
 
+#include "base/machine.h"
 #include "checkpoint/hub_cache.h"
 #include "methods/tile.h"
 
 #include <inttypes.h>
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -54,36 +54,6 @@ static uint64_t proc_kib(const char *key)
     return proc_value("/proc/meminfo", key, value, sizeof value) ? strtoull(value, NULL, 10) * 1024 : 0;
 }
 
-static uint64_t smaller_limit(uint64_t a, const char *path)
-{
-    char value[64];
-    uint64_t b;
-
-    if (!proc_value(path, "", value, sizeof value) || !text_parse_u64(value, &b))
-        return a; /* no such file, or "max" */
-    return a == 0 || b < a ? b : a;
-}
-
-/* The tightest memory limit from our control group up to the root; cgroup v2, then v1's well-known file. */
-static uint64_t cgroup_limit(void)
-{
-    char group[400], path[480];
-    uint64_t limit = 0;
-
-    if (proc_value("/proc/self/cgroup", "0::", group, sizeof group)) {
-        char *slash;
-        do {
-            snprintf(path, sizeof path, "/sys/fs/cgroup%s/memory.max", strcmp(group, "/") ? group : "");
-            limit = smaller_limit(limit, path);
-            slash = strrchr(group, '/');
-            if (slash)
-                *slash = '\0';
-        } while (slash);
-    }
-    limit = smaller_limit(limit, "/sys/fs/cgroup/memory/memory.limit_in_bytes");
-    return limit > (uint64_t)1 << 60 ? 0 : limit;
-}
-
 static uint64_t resource_limit(int resource)
 {
     struct rlimit r;
@@ -97,17 +67,16 @@ static void environment_take(struct environment *e, const struct wm_options *opt
 {
     struct wm_error ignored = WM_ERROR_INIT;
     struct utsname name;
-    cpu_set_t set;
 
     memset(e, 0, sizeof *e);
     if (!proc_value("/proc/cpuinfo", "model name", e->cpu, sizeof e->cpu))
         snprintf(e->cpu, sizeof e->cpu, "unknown");
     if (uname(&name) == 0)
         snprintf(e->kernel, sizeof e->kernel, "%s %s %s", name.sysname, name.release, name.machine);
-    e->n_cpus = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 0;
+    e->n_cpus = machine_processors();
     e->memory_total = proc_kib("MemTotal");
     e->memory_available = proc_kib("MemAvailable");
-    e->memory_limit = cgroup_limit();
+    e->memory_limit = machine_memory_limit();
     e->max_open_files = resource_limit(RLIMIT_NOFILE);
     e->max_locked_bytes = resource_limit(RLIMIT_MEMLOCK);
     if (hub_cache_dir(&e->hub_cache, options->hub_cache, arena, &ignored) != WM_OK)

@@ -10,12 +10,12 @@
 #include "base/dtype.h"
 #include "base/file.h"
 #include "base/json.h"
+#include "base/machine.h"
 #include "methods/tile.h"
 
 #include <cjson/cJSON.h>
 #include <inttypes.h>
 #include <pthread.h>
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -144,12 +144,9 @@ static void *worker(void *arg)
 
 static int choose_threads(const struct wm_options *options)
 {
-    cpu_set_t set;
-    int n = options->n_threads;
+    int n = options->n_threads > 0 ? options->n_threads : machine_processors();
 
-    if (n <= 0)
-        n = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
-    return n < 1 ? 1 : n > MAX_THREADS ? MAX_THREADS : n;
+    return n > MAX_THREADS ? MAX_THREADS : n;
 }
 
 static enum wm_status hash_all(struct verification *v, int n_threads, struct wm_error *err)

@@ -2,14 +2,17 @@
 #include "plan/plan.h"
 
 #include "base/file.h"
+#include "base/machine.h"
 #include "methods/tile.h"
 #include "support/fixture.h"
 
+#include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -446,6 +449,56 @@ static void memory_stays_under_the_budget(void **state)
     end(&w);
 }
 
+static int n_compute(const struct world *w, int n_ranks, int local_size)
+{
+    struct wm_options o = WM_OPTIONS_INIT;
+    struct problems problems;
+    struct plan *again;
+    int n;
+
+    o.n_ranks = n_ranks;
+    o.local_size = local_size;
+    problems_init(&problems, NULL, NULL, false);
+    assert_int_equal(plan_new(&again, w->recipe, w->models, w->n_models, &o, &problems, NULL), WM_OK);
+    n = again->memory.n_compute;
+    plan_free(again);
+    return n;
+}
+
+/* Bound ones have their share already. */
+static void processes_of_one_machine_divide_its_processors(void **state)
+{
+    struct wm_options options = WM_OPTIONS_INIT;
+    int n = machine_processors();
+    cpu_set_t all, one;
+    struct world w;
+
+    (void)state;
+    begin(&w);
+    write_llama(&w, "a", 32, true, "false", 11);
+    write_llama(&w, "b", 32, true, "false", 12);
+    assert_int_equal(make_plan(&w, LINEAR2, &options), WM_OK);
+    assert_int_equal(n_compute(&w, 0, 0), n);
+    assert_int_equal(n_compute(&w, 64, 1), n);
+    assert_int_equal(n_compute(&w, 64, 0), n); /* nobody said how many */
+    if (!machine_is_bound()) {
+        assert_int_equal(n_compute(&w, 64, 2), n < 2 ? 1 : n / 2);
+        assert_int_equal(n_compute(&w, 1000000, 1000000), 1);
+    }
+    assert_int_equal(sched_getaffinity(0, sizeof all, &all), 0);
+    if (sysconf(_SC_NPROCESSORS_ONLN) > 2) {
+        int p = 0;
+        one = all;
+        while (!CPU_ISSET(p, &one))
+            p++;
+        CPU_CLR(p, &one);
+        assert_int_equal(sched_setaffinity(0, sizeof one, &one), 0);
+        assert_int_equal(n_compute(&w, 64, 2), machine_processors());
+        assert_int_equal(sched_setaffinity(0, sizeof all, &all), 0);
+    }
+    end(&w);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -461,6 +514,7 @@ int main(void)
         cmocka_unit_test(output_types),
         cmocka_unit_test(the_fingerprint_names_the_bytes),
         cmocka_unit_test(memory_stays_under_the_budget),
+        cmocka_unit_test(processes_of_one_machine_divide_its_processors),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
