@@ -59,29 +59,31 @@ static enum wm_status copy_tile(struct pipeline *p, const struct run_job *job, c
 
 /* ---- after the element-wise pass ------------------------------------------------------------------------------ */
 
-/* Of the tile's pieces into the job's table. Called and left with the lock held. */
-static struct hash128 hash_tile(struct pipeline *p, const struct flight *f)
+/* What a processor has computed is in its cache and hashed at once. The thread that drives a GPU is alone and has its next
+ * tile to start: writers hash for it. Called and left with the lock held. */
+static struct write_task prepare_write(struct compute *c, const struct flight *f)
 {
-    const struct merge_tile *tile = &f->task.tile;
-    struct hash128 *digests = f->job->digests + tile->first_elem / TILE_CHUNK_ELEMS, hash;
-    size_t n_bytes = (size_t)((uint64_t)tile->n_elems * dtype_bits(f->job->plan_job->dtype) / 8);
+    struct write_task write = {
+        .job = f->job, .tile = f->tile, .out_slot = f->out_slot, .n_elems = f->task.tile.n_elems};
 
-    pthread_mutex_unlock(&p->lock);
-    hash_pieces(tile->out, n_bytes, resume_piece_bytes(f->job->plan_job->dtype), digests);
-    hash = hash_tree(digests, resume_n_pieces(tile->n_elems));
-    pthread_mutex_lock(&p->lock);
-    return hash;
+    if (c->backend->depth > 1)
+        return write;
+    pthread_mutex_unlock(&c->p->lock);
+    writer_hash(c->p, &write);
+    pthread_mutex_lock(&c->p->lock);
+    return write;
 }
 
-/* Hashes the tile and hands it to a writer. Called and left with the lock held. */
-static void deliver(struct pipeline *p, struct flight *f)
+/* Hands the tile to a writer. Called and left with the lock held. */
+static void deliver(struct compute *c, struct flight *f)
 {
+    struct pipeline *p = c->p;
     struct run_job *job = f->job;
-    struct write_task write = {job, f->tile, f->out_slot, f->task.tile.n_elems, {0, 0}, false};
+    struct write_task write = {.job = job};
     bool refused = schedule_is_refused(p, &f->task.report);
 
     if (!refused)
-        write.hash = hash_tile(p, f);
+        write = prepare_write(c, f);
     merge_report_add(&job->report, &f->task.report);
     schedule_release_slots(p, job, f->tile);
     if (refused) {
@@ -100,10 +102,11 @@ static void deliver(struct pipeline *p, struct flight *f)
 
 /* The same for a tile that was computed with a guess. One with values that are not finite is left to the element-wise pass,
  * which counts them and judges. */
-static void deliver_guess(struct pipeline *p, struct flight *f)
+static void deliver_guess(struct compute *c, struct flight *f)
 {
+    struct pipeline *p = c->p;
     struct run_job *job = f->job;
-    struct write_task write = {job, f->tile, f->out_slot, f->task.tile.n_elems, {0, 0}, true};
+    struct write_task write;
     uint64_t n_bad = f->task.report.n_bad_out;
 
     for (int s = 0; s < job->plan_job->n_sources; s++)
@@ -112,7 +115,8 @@ static void deliver_guess(struct pipeline *p, struct flight *f)
         schedule_release_out_slot(p, f->out_slot);
         return;
     }
-    write.hash = hash_tile(p, f);
+    write = prepare_write(c, f);
+    write.is_guess = true;
     job->tile_guessed[f->tile] = 1;
     job->n_writing++;
     schedule_push_write(p, &write);
@@ -281,10 +285,10 @@ static void land(struct compute *c)
     }
     if (f->err.status == WM_OK) {
         if (f->job->pass == STAT_READY) {
-            deliver(p, f);
+            deliver(c, f);
         } else {
             if (f->out_slot != RUN_NO_SLOT)
-                deliver_guess(p, f);
+                deliver_guess(c, f);
             gather(c, f);
         }
     }

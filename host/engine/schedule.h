@@ -19,7 +19,8 @@ struct write_task {
     uint32_t out_slot;
     uint64_t n_elems;
     struct hash128 hash;
-    bool is_guess; /* stays out of the journal until the guess is judged */
+    bool is_hashed; /* else the writer makes the hash, and those of the pieces */
+    bool is_guess;  /* stays out of the journal until the guess is judged */
 };
 
 struct pipeline {
