@@ -46,6 +46,12 @@ void device_pass_collect(const struct merge_op *op, struct statistics *s, const 
 cudaError_t device_combine_launch(const struct merge_op *op, const struct merge_tile *tile, const float *vector_weights,
                                   struct device_report *report, cudaStream_t stream);
 
+/* One tile of the current pass of the whole model's statistics. `counts` is device memory for the counts that
+ * model_statistics_counts has on the host, zeroed before the first tile of a pass; the other pointers as above. */
+struct model_statistics;
+cudaError_t device_model_launch(const struct merge_op *op, const struct model_statistics *ms,
+                                const struct merge_tile *tile, uint64_t *counts, cudaStream_t stream);
+
 #ifdef __cplusplus
 }
 #endif

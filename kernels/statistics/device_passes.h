@@ -31,6 +31,12 @@ cudaError_t device_kth_launch(const struct statistics *s, const struct merge_til
 cudaError_t device_whole_launch(const struct statistics *s, const struct merge_tile *tile, void *results,
                                 cudaStream_t stream);
 
+/* Of device_model_launch: COARSE and FINE, and SIGNS. */
+cudaError_t device_model_kth_launch(const struct merge_op *op, const struct model_statistics *ms,
+                                    const struct merge_tile *tile, uint64_t *counts, cudaStream_t stream);
+cudaError_t device_model_signs_launch(const struct merge_op *op, const struct model_statistics *ms,
+                                      const struct merge_tile *tile, uint64_t *counts, cudaStream_t stream);
+
 static inline uint64_t device_chunks(uint64_t n_elems)
 {
     return (n_elems + TILE_CHUNK_ELEMS - 1) / TILE_CHUNK_ELEMS;

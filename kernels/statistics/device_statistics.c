@@ -5,6 +5,7 @@
  * so that statistics_finish_pass cannot tell which backend ran. What it must not know: elements, streams' order.
  */
 #include "statistics/device_passes.h"
+#include "statistics/model_statistics.h"
 
 #include <string.h>
 
@@ -54,6 +55,20 @@ cudaError_t device_pass_launch(const struct merge_op *op, const struct statistic
     case STAT_KTH_WHOLE: return device_whole_launch(s, tile, results, stream);
     case STAT_KTH_SAMPLE:
     case STAT_READY: break;
+    }
+    return cudaErrorInvalidValue;
+}
+
+cudaError_t device_model_launch(const struct merge_op *op, const struct model_statistics *ms,
+                                const struct merge_tile *tile, uint64_t *counts, cudaStream_t stream)
+{
+    if (tile->n_elems == 0)
+        return cudaSuccess;
+    switch (ms->pass) {
+    case MODEL_COARSE:
+    case MODEL_FINE: return device_model_kth_launch(op, ms, tile, counts, stream);
+    case MODEL_SIGNS: return device_model_signs_launch(op, ms, tile, counts, stream);
+    case MODEL_READY: break;
     }
     return cudaErrorInvalidValue;
 }

@@ -133,6 +133,18 @@ uint64_t *model_statistics_counts(struct model_statistics *ms, size_t *n_counts)
     return ms->counts;
 }
 
+void model_statistics_add_counts(struct model_statistics *ms, size_t first, const uint64_t *counts, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (counts[i] != 0)
+            __atomic_fetch_add(&ms->counts[first + i], counts[i], __ATOMIC_RELAXED);
+}
+
+void model_statistics_restart_pass(struct model_statistics *ms)
+{
+    memset(ms->counts, 0, ms->n_counts * sizeof *ms->counts);
+}
+
 /* False when `counts` do not add up to `n_elems`, which bounds every loop over them. */
 static bool adds_up(const uint64_t *counts, size_t n_counts, uint64_t n_elems)
 {

@@ -78,6 +78,10 @@ bool model_statistics_begin(struct model_statistics *ms);
 
 /* Counts of the current pass. Between its last tile and finish_pass the caller adds those of the other ranks to them. */
 uint64_t *model_statistics_counts(struct model_statistics *ms, size_t *n_counts);
+/* Adds what was counted elsewhere to n counts from `first` on. Different threads may do so at once. */
+void model_statistics_add_counts(struct model_statistics *ms, size_t first, const uint64_t *counts, size_t n);
+/* Forgets the counts of the current pass: all of its tiles have to come again. */
+void model_statistics_restart_pass(struct model_statistics *ms);
 /* After every tile of every tensor: takes what the pass found and goes on to the next. false: the counts are not those of
  * all tensors, a tile was left out or counted twice. */
 bool model_statistics_finish_pass(struct model_statistics *ms);

@@ -1,5 +1,5 @@
 /*
- * select_kth.cu: the passes that find a k-th magnitude, on a CUDA device.
+ * select_kth.cu: the passes that find a k-th magnitude, of a tensor or of the whole model, on a CUDA device.
  *
  * maths       COARSE, FINE   counts of |x_m - b| by its fp32 bits: upper 16 of 31, then lower 15 inside one bin
  *             TIES, CUT      elements equal to the threshold: how many in the tile, where the last kept one is
@@ -23,6 +23,7 @@
 #include "common/vector_load.cuh"
 #include "methods/task_vector_math.h"
 #include "statistics/device_passes.h"
+#include "statistics/model_statistics.h"
 
 #define KTH_THREADS        512
 #define KTH_MAX_BLOCKS     512
@@ -410,17 +411,42 @@ static void place_results(kth_model *model, const struct statistics *s, size_t t
     model->found = counts + slot;
 }
 
-cudaError_t device_kth_launch(const struct statistics *s, const struct merge_tile *tile, void *results,
-                              cudaStream_t stream)
+/* The arguments for a tile, without models yet. */
+static kth_args kth_args_of(const struct merge_tile *tile)
 {
     kth_args a = {};
-    const void *in[METHOD_MAX_MODELS + 1] = {tile->in[0]};
-    enum wm_dtype in_dtype[METHOD_MAX_MODELS + 1] = {tile->in_dtype[0]};
-    size_t slot = 0, n_slots = 0;
     a.base = tile->in[0];
     a.base_dtype = tile->in_dtype[0];
     a.n_elems = tile->n_elems;
     a.first_elem = tile->first_elem;
+    return a;
+}
+
+/* Model number m of the operation comes next. */
+static kth_model *kth_args_add(kth_args *a, const struct merge_tile *tile, int m)
+{
+    kth_model *model = &a->models[a->n_models++];
+    model->x = tile->in[m + 1];
+    model->dtype = tile->in_dtype[m + 1];
+    return model;
+}
+
+static int kth_args_dtype(const kth_args &a)
+{
+    const void *in[METHOD_MAX_MODELS + 1] = {a.base};
+    enum wm_dtype in_dtype[METHOD_MAX_MODELS + 1] = {static_cast<enum wm_dtype>(a.base_dtype)};
+    for (int m = 0; m < a.n_models; m++) {
+        in[m + 1] = a.models[m].x;
+        in_dtype[m + 1] = static_cast<enum wm_dtype>(a.models[m].dtype);
+    }
+    return common_dtype(in, in_dtype, a.n_models + 1);
+}
+
+cudaError_t device_kth_launch(const struct statistics *s, const struct merge_tile *tile, void *results,
+                              cudaStream_t stream)
+{
+    kth_args a = kth_args_of(tile);
+    size_t slot = 0, n_slots = 0;
     for (int i = 0; i < s->n_kth; i++)
         n_slots += s->kth[i].pass == s->pass;
     for (int i = 0; i < s->n_kth; i++) {
@@ -430,15 +456,32 @@ cudaError_t device_kth_launch(const struct statistics *s, const struct merge_til
         size_t own_slot = slot++;
         if (s->pass == STAT_KTH_CUT && kth->cut_tile != tile->index)
             continue;
-        kth_model *model = &a.models[a.n_models++];
-        model->x = in[a.n_models] = tile->in[kth->model + 1];
-        model->dtype = in_dtype[a.n_models] = tile->in_dtype[kth->model + 1];
+        kth_model *model = kth_args_add(&a, tile, kth->model);
         model->wanted = s->pass == STAT_KTH_FINE ? kth->coarse_bin : kth->threshold;
         model->rank = kth->cut_rank;
         place_results(model, s, tile->index, results, own_slot, n_slots);
     }
     if (a.n_models == 0)
         return cudaSuccess;
-    int dtype = common_dtype(in, in_dtype, a.n_models + 1);
+    int dtype = kth_args_dtype(a);
     return s->pass == STAT_KTH_CUT ? launch_cut(a, dtype, stream) : launch_walk(a, s->pass, dtype, stream);
+}
+
+/* COARSE and FINE of the whole model are those of a tensor, with counts that all tensors share. */
+cudaError_t device_model_kth_launch(const struct merge_op *op, const struct model_statistics *ms,
+                                    const struct merge_tile *tile, uint64_t *counts, cudaStream_t stream)
+{
+    const bool coarse = ms->pass == MODEL_COARSE;
+    kth_args a = kth_args_of(tile);
+    for (int m = 0; m < op->n_models; m++) {
+        int search = ms->search_of[op->models[m].index];
+        if (search < 0)
+            continue;
+        kth_model *model = kth_args_add(&a, tile, m);
+        model->wanted = ms->searches[search].coarse_bin;
+        model->results = counts + static_cast<size_t>(search) * (coarse ? KTH_COARSE_BINS : KTH_FINE_BINS);
+    }
+    if (a.n_models == 0)
+        return cudaSuccess;
+    return launch_walk(a, coarse ? STAT_KTH_COARSE : STAT_KTH_FINE, kth_args_dtype(a), stream);
 }
