@@ -292,12 +292,21 @@ out:
 
 /* ---- the run ----------------------------------------------------------------------------------------------------- */
 
+static void pass_notice_on(struct wm_merge *merge, const struct engine_result *result)
+{
+    struct problems problems;
+
+    if (!result->notice[0])
+        return;
+    merge_begin_phase(merge, &problems);
+    problems_add(&problems, WM_WARNING, WM_OK, "%s", result->notice);
+}
+
 static enum wm_status merge_tensors(struct runner *r, struct wm_error *err)
 {
     struct wm_merge *merge = r->merge;
     bool is_alone = r->team.role == OUTPUT_ALONE && !r->comm;
     const struct plan_rank_share *share = r->partition ? &r->partition->shares[r->team.index] : NULL;
-    struct problems problems;
     enum wm_status st;
 
     engine_result_release(&merge->result);
@@ -309,10 +318,7 @@ static enum wm_status merge_tensors(struct runner *r, struct wm_error *err)
     TRY(tell_progress(merge, merge->plan->n_survey_passes ? "surveying" : "merging", r->began, err));
     TRY(engine_run(merge->plan, &r->output, &r->options, is_alone ? NULL : &r->team, &merge->cancel, &merge->result,
                    err));
-    if (merge->result.notice[0]) {
-        merge_begin_phase(merge, &problems);
-        problems_add(&problems, WM_WARNING, WM_OK, "%s", merge->result.notice);
-    }
+    pass_notice_on(merge, &merge->result);
 out:
     return st;
 }
@@ -395,6 +401,7 @@ enum wm_status wm_merge_stats(struct wm_merge *merge, int as_json, char **text, 
         st = output_open(&output, merge->out_path, merge->plan, &merge->options, OUTPUT_ALONE, 0, &problems, err);
         TRY(merge_end_phase(&problems, st, err));
         TRY(engine_survey(merge->plan, &output, &options, &merge->cancel, &found, err));
+        pass_notice_on(merge, &found);
     }
     api_survey_summary(merge->plan, &found, merge->out_path, as_json, &out);
     *text = text_take(&out);

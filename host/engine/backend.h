@@ -11,6 +11,7 @@
 
 #include "base/error.h"
 #include "methods/tile.h"
+#include "statistics/model_statistics.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -31,7 +32,9 @@ struct backend {
 struct backend_task {
     const struct merge_op *op;
     struct statistics *statistics; /* NULL: none */
-    void *tensor;                  /* from tensor_new */
+    /* Not NULL: the tile is counted for its current pass, and there are no statistics, tensor and report. */
+    struct model_statistics *model_statistics;
+    void *tensor; /* from tensor_new */
     struct merge_tile tile;
     struct merge_report report; /* filled by `await` when there was an element-wise pass */
     void *slot;                 /* the backend's, between submit and await      */
@@ -85,6 +88,10 @@ struct backend_ops {
     /* After every tile of a pass was awaited: *next is the pass after it. */
     enum wm_status (*finish_pass)(struct backend *backend, void *thread, void *tensor, struct merge_op *op,
                                   struct statistics *statistics, enum stat_pass *next, struct wm_error *err);
+    /* After every tile of a pass over the whole model was awaited: what this thread has counted in it is in the counts of
+     * `model_statistics`, or forgotten (NULL). */
+    enum wm_status (*collect_model)(struct backend *backend, void *thread, struct model_statistics *model_statistics,
+                                    struct wm_error *err);
     /* All passes of all members, on the calling thread, which waits. */
     enum wm_status (*run_group)(struct backend *backend, void *thread, struct backend_group *group,
                                 struct wm_error *err);

@@ -72,7 +72,9 @@ static enum wm_status cpu_submit(struct backend *backend, void *thread, struct b
     (void)backend;
     (void)err;
     merge_report_init(&task->report);
-    if (pass == STAT_READY)
+    if (task->model_statistics)
+        cpu_model_statistics_tile(task->op, task->model_statistics, &task->tile, thread);
+    else if (pass == STAT_READY)
         cpu_combine_tile(task->op, task->statistics, &task->tile, thread, &task->report);
     else if (pass == STAT_KTH_GUESS)
         cpu_guess_tile(task->op, task->statistics, &task->tile, thread, &task->report);
@@ -98,6 +100,17 @@ static enum wm_status cpu_finish_pass(struct backend *backend, void *thread, voi
     (void)tensor;
     (void)err;
     *next = statistics_finish_pass(statistics, op);
+    return WM_OK;
+}
+
+/* Tiles are counted where all threads count. */
+static enum wm_status cpu_collect_model(struct backend *backend, void *thread,
+                                        struct model_statistics *model_statistics, struct wm_error *err)
+{
+    (void)backend;
+    (void)thread;
+    (void)model_statistics;
+    (void)err;
     return WM_OK;
 }
 
@@ -152,6 +165,7 @@ static const struct backend_ops cpu_ops = {.describe = cpu_describe,
                                            .submit = cpu_submit,
                                            .await = cpu_await,
                                            .finish_pass = cpu_finish_pass,
+                                           .collect_model = cpu_collect_model,
                                            .run_group = cpu_run_group,
                                            .close = cpu_close};
 

@@ -16,13 +16,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Below this a launch and two copies cost more than the CPU's work (PCIe latency about 10 us each way). */
-#define MIN_DEVICE_ELEMS 65536u
 /* Left for results of statistics passes, coefficients and groups; what does not fit there is computed by the CPU. */
 #define SIDE_BYTES ((uint64_t)64 << 20)
 #define SLOT_ALIGN 256u
-/* The largest output of a group's member. */
-#define GROUP_OUT_BYTES ((size_t)BACKEND_GROUP_MEMBER_ELEMS * sizeof(double))
 
 /* ---- errors ----------------------------------------------------------------------------------------------------- */
 
@@ -134,6 +130,7 @@ static void cuda_thread_free(struct backend *b, void *thread)
             cudaStreamDestroy(t->download);
         for (int i = 0; i < CUDA_MAX_SPARE; i++)
             cudaFree(t->spare[i].at);
+        cudaFree(t->model_counts.at);
         cudaFree(t->memory);
         cudaFree(t->out_memory);
         cudaFree(t->reports);
@@ -150,7 +147,7 @@ static void *cuda_thread_new(struct backend *b, struct wm_error *err)
 {
     const struct backend_cuda_options *o = &((struct cuda_backend *)b)->options;
     struct cuda_thread *t = calloc(1, sizeof *t);
-    size_t check_bytes = o->tile_out_bytes > GROUP_OUT_BYTES ? (size_t)o->tile_out_bytes : GROUP_OUT_BYTES;
+    size_t check_bytes = o->tile_out_bytes > CUDA_CHECK_BYTES ? (size_t)o->tile_out_bytes : CUDA_CHECK_BYTES;
     enum wm_status st = WM_OK;
 
     if (!t || !(t->scratch = cpu_scratch_new()) || !(t->check = malloc(check_bytes))) {
@@ -273,7 +270,7 @@ static enum wm_status cuda_tensor_new(struct backend *b, void *thread, const str
     x->first_tile = info->first_tile;
     x->n_tiles = info->n_tiles;
     x->n_inputs = info->n_inputs;
-    x->on_device = info->n_elems >= MIN_DEVICE_ELEMS;
+    x->on_device = info->n_elems >= CUDA_MIN_ELEMS;
     x->results_of = STAT_READY;
     x->resident = x->on_device && info->has_statistics && t->n_free >= n + streaming_slots(b);
     if (x->resident) {
@@ -325,6 +322,7 @@ static const struct backend_ops cuda_ops = {.describe = cuda_describe,
                                             .submit = backend_cuda_submit,
                                             .await = backend_cuda_await,
                                             .finish_pass = backend_cuda_finish_pass,
+                                            .collect_model = backend_cuda_collect_model,
                                             .run_group = backend_cuda_run_group,
                                             .abandon = cuda_abandon,
                                             .close = cuda_close};

@@ -2,8 +2,8 @@
  * backend_cuda.h: one NVIDIA GPU, among the files that drive it.
  *
  * What lives here: the state of the thread that drives a GPU, of a tensor and of a tile on its way, and what backend_cuda.c
- * (opening, thread, tensors), backend_cuda_tiles.c and backend_cuda_groups.c take from each other. What it must not know:
- * jobs, files, how kernels work.
+ * (opening, thread, tensors), backend_cuda_tiles.c, backend_cuda_model.c and backend_cuda_groups.c take from each other.
+ * What it must not know: jobs, files, how kernels work.
  */
 #ifndef WM_ENGINE_BACKEND_CUDA_H
 #define WM_ENGINE_BACKEND_CUDA_H
@@ -14,6 +14,10 @@
 #define CUDA_DEPTH     6 /* tiles on their way: one uploading, one computing, one downloading, and as many waiting */
 #define CUDA_MAX_SPARE 4
 #define CUDA_NO_SLOT   UINT32_MAX
+/* Below this a launch and two copies cost more than the CPU's work (PCIe latency about 10 us each way). */
+#define CUDA_MIN_ELEMS 65536u
+/* Of cuda_thread's `check`, at least: the largest output of a group's member. */
+#define CUDA_CHECK_BYTES ((size_t)BACKEND_GROUP_MEMBER_ELEMS * sizeof(double))
 
 struct cuda_memory {
     void *at;
@@ -49,6 +53,9 @@ struct cuda_backend {
 
 struct cuda_group;
 
+/* Where a pass over the whole model is counted, from its first tile on this thread to its end. */
+enum cuda_counting { CUDA_NOT_COUNTING, CUDA_COUNTING, CUDA_NO_ROOM_TO_COUNT };
+
 /* Everything of the driving thread. */
 struct cuda_thread {
     cudaStream_t upload, compute, download;
@@ -61,10 +68,12 @@ struct cuda_thread {
         spare[CUDA_MAX_SPARE]; /* of finished tensors, to be used again: cudaFree would wait for the whole device */
     uint64_t submitted;
     struct cpu_scratch *scratch;
-    unsigned char *check;     /* one output, for recomputing on the CPU */
-    uint64_t side_bytes;      /* of the device's memory, that are kept free for everything but tiles ... */
-    uint64_t side_used;       /* ... and how many are taken, spare ones included */
-    struct cuda_group *group; /* of backend_cuda_groups.c; NULL before the first group */
+    unsigned char *check;            /* one output, for recomputing on the CPU; or downloaded counts */
+    uint64_t side_bytes;             /* of the device's memory, that are kept free for everything but tiles ... */
+    uint64_t side_used;              /* ... and how many are taken, spare ones included */
+    struct cuda_group *group;        /* of backend_cuda_groups.c; NULL before the first group */
+    enum cuda_counting counting;     /* of backend_cuda_model.c */
+    struct cuda_memory model_counts; /* ... on the device: all that this thread has counted in the pass */
 };
 
 /* Marks the backend as lost, with the reason. */
@@ -90,6 +99,14 @@ void backend_cuda_give(struct cuda_thread *t, struct cuda_memory *memory);
 enum wm_status backend_cuda_verify(struct backend *b, struct cuda_thread *t, const struct merge_op *op,
                                    const struct merge_tile *tile, uint64_t salt, struct wm_error *err);
 
+/* Takes a slot for the task and uploads its tile, no part of which stays on the device. `device` becomes the tile with the
+ * addresses there; what comes next on the compute stream finds it. */
+enum wm_status backend_cuda_stream_in(struct backend *b, struct cuda_thread *t, struct backend_task *task,
+                                      struct merge_tile *device, struct wm_error *err);
+/* A task with model_statistics. */
+enum wm_status backend_cuda_submit_model(struct backend *b, struct cuda_thread *t, struct backend_task *task,
+                                         struct wm_error *err);
+
 /* NULL: nothing. */
 void backend_cuda_group_free(struct cuda_group *group);
 
@@ -98,6 +115,8 @@ enum wm_status backend_cuda_submit(struct backend *b, void *thread, struct backe
 enum wm_status backend_cuda_await(struct backend *b, void *thread, struct backend_task *task, struct wm_error *err);
 enum wm_status backend_cuda_finish_pass(struct backend *b, void *thread, void *tensor, struct merge_op *op,
                                         struct statistics *statistics, enum stat_pass *next, struct wm_error *err);
+enum wm_status backend_cuda_collect_model(struct backend *b, void *thread, struct model_statistics *model_statistics,
+                                          struct wm_error *err);
 enum wm_status backend_cuda_run_group(struct backend *b, void *thread, struct backend_group *group,
                                       struct wm_error *err);
 

@@ -22,6 +22,8 @@ struct turn {
 static struct turn turn_of(const struct backend_task *task)
 {
     enum stat_pass pass = task->statistics ? statistics_pass(task->statistics) : STAT_READY;
+    if (task->model_statistics)
+        return (struct turn){false, false};
     return (struct turn){pass != STAT_READY, pass == STAT_READY || pass == STAT_KTH_GUESS};
 }
 
@@ -158,6 +160,20 @@ out:
     return st;
 }
 
+enum wm_status backend_cuda_stream_in(struct backend *b, struct cuda_thread *t, struct backend_task *task,
+                                      struct merge_tile *device, struct wm_error *err)
+{
+    struct cuda_tensor streamed = {.n_inputs = merge_op_n_inputs(task->op)};
+    enum wm_status st = WM_OK;
+
+    TRY(make_room(b, t, (uint32_t)streamed.n_inputs, err));
+    task->slot = take_slot(t);
+    *device = task->tile;
+    TRY(upload_inputs(b, t, &streamed, task->slot, task, device, err));
+out:
+    return st;
+}
+
 static enum wm_status combine(struct backend *b, struct cuda_thread *t, struct cuda_tensor *x, struct cuda_slot *slot,
                               struct backend_task *task, struct merge_tile *device, struct wm_error *err)
 {
@@ -203,6 +219,8 @@ enum wm_status backend_cuda_submit(struct backend *b, void *thread, struct backe
     struct cuda_slot *slot;
 
     task->slot = NULL;
+    if (task->model_statistics)
+        return backend_cuda_submit_model(b, t, task, err);
     if (x->on_device && turn.statistics && x->results_of != statistics_pass(task->statistics))
         TRY(begin_results(b, t, x, task, err));
     if (x->on_device && turn.combine)

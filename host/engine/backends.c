@@ -162,6 +162,21 @@ const char *backends_summary(char *buffer, size_t size)
 
 #endif
 
+enum wm_status backends_drop_lost(const struct plan *plan, struct backends *backends, struct wm_error *err)
+{
+    int n_left = 0;
+
+    for (int i = 0; i < backends->n_items; i++) {
+        struct backend *b = backends->items[i];
+        if (b->lost)
+            b->ops->close(b);
+        else
+            backends->items[n_left++] = b;
+    }
+    backends->n_items = n_left;
+    return n_left ? WM_OK : open_cpu(plan, backends, err);
+}
+
 void backends_close(struct backends *backends)
 {
     while (backends->n_items) {

@@ -18,5 +18,7 @@ enum wm_status backends_open(const struct plan *plan, const struct wm_options *o
 /* The one GPU that a process of several on a machine uses, counted from 0; -1: none, or more than one. */
 int backends_own_device(const struct wm_options *options);
 void backends_close(struct backends *backends);
+/* Goes on without the devices that were lost: the others, or the CPU. */
+enum wm_status backends_drop_lost(const struct plan *plan, struct backends *backends, struct wm_error *err);
 
 #endif

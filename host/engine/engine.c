@@ -200,13 +200,16 @@ static enum wm_status wait_for_all(const struct run *run, struct wm_error *err)
 
 /* ---- the survey ------------------------------------------------------------------------------------------------ */
 
-/* Fills result->thresholds with what the plan's survey finds, or found in an earlier run. */
-static enum wm_status survey(const struct run *run, struct engine_result *result, struct wm_error *err)
+/* Fills result->thresholds with what the plan's survey finds, or found in an earlier run. A GPU that it loses is none of
+ * ours any more. */
+static enum wm_status survey(struct run *run, struct engine_result *result, struct wm_error *err)
 {
     const struct plan_rank_share *share = is_team(run) ? own_share(run) : NULL; /* parts: from the file, or all of it */
     struct survey_args args = {.plan = run->plan,
                                .options = run->options,
                                .dir = run->output->partial_path,
+                               .backends = run->backends.items,
+                               .n_backends = run->backends.n_items,
                                .ranges = share ? share->ranges : NULL,
                                .n_ranges = share ? share->n_ranges : 0,
                                .reduce = is_team(run) ? team_reduce : NULL,
@@ -224,7 +227,8 @@ static enum wm_status survey(const struct run *run, struct engine_result *result
     result->bytes_read += found.bytes_read;
     result->read_busy += found.read_busy;
     result->compute_busy += found.compute_busy;
-    return WM_OK;
+    memcpy(result->notice, found.notice, sizeof result->notice);
+    return backends_drop_lost(run->plan, &run->backends, err);
 }
 
 enum wm_status engine_survey(const struct plan *plan, const struct output *output, const struct wm_options *options,
@@ -236,8 +240,12 @@ enum wm_status engine_survey(const struct plan *plan, const struct output *outpu
     run.start = file_now_seconds();
     memset(result, 0, sizeof *result);
     raise_descriptor_limit();
-    if (plan->n_survey_passes)
-        st = survey(&run, result, err);
+    if (plan->n_survey_passes) {
+        TRY(backends_open(plan, options, &run.backends, err));
+        TRY(survey(&run, result, err));
+    }
+out:
+    backends_close(&run.backends);
     result->seconds = file_now_seconds() - run.start;
     result->peak_rss_bytes = peak_rss();
     return st;
@@ -381,7 +389,8 @@ static enum wm_status run_pipelines(struct run *run, struct engine_result *resul
     result->compute_busy += args.before.compute_busy + last.compute_busy;
     result->write_busy = args.before.write_busy + last.write_busy;
     result->n_compute = run->backends.n_items * run->backends.threads_per_backend;
-    memcpy(result->notice, last.notice[0] ? last.notice : args.before.notice, sizeof result->notice);
+    if (last.notice[0] || args.before.notice[0])
+        memcpy(result->notice, last.notice[0] ? last.notice : args.before.notice, sizeof result->notice);
 out:
     return st;
 }

@@ -12,13 +12,17 @@
 #include "plan/plan_partition.h"
 #include "statistics/model_statistics.h"
 
+struct backend;
+
 /* In the partial directory until the commit. */
 #define SURVEY_FILE_NAME "statistics.warpmerge.json"
 
 struct survey_args {
     const struct plan *plan;
     const struct wm_options *options;
-    const char *dir; /* where the file is, or will be */
+    const char *dir;                 /* where the file is, or will be */
+    struct backend *const *backends; /* [n_backends]: the CPU's alone, or one for each GPU; none: the CPU counts */
+    int n_backends;
 
     const struct plan_range *ranges; /* [n_ranges] what is read here; NULL: everything if alone, nothing for a rank */
     size_t n_ranges;
@@ -36,10 +40,11 @@ struct survey_result {
     bool was_known; /* from the file of an earlier run: nothing was read */
     uint64_t bytes_read;
     double read_busy, compute_busy; /* thread-seconds */
+    char notice[WM_ERROR_BYTES];    /* something the user should hear although the survey succeeded; or "" */
 };
 
 /* Runs the passes, or takes their result from the file if that belongs to this plan and options->restart is not set. Only
- * for plans with survey passes (plan->n_survey_passes). */
+ * for plans with survey passes (plan->n_survey_passes). Goes on without a GPU that is lost, whose backend says so then. */
 enum wm_status survey_run(const struct survey_args *args, struct survey_result *result, struct wm_error *err);
 
 /* The file. false: there is none, or it is not whole, or it is of another plan; `expected` says what the plan's models are
