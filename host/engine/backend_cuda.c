@@ -41,12 +41,14 @@ static uint64_t round_up(uint64_t n, uint64_t align)
     return (n + align - 1) / align * align;
 }
 
-/* Page-locked for every GPU of the process: uploads and downloads need no bounce buffer. Zeroed pages are not asked for. */
+/* Page-locked for every GPU of the process: uploads and downloads need no bounce buffer. Zeroed pages are not asked for.
+ * The GPU that the calling thread used last may be lost by now, which would fail this as well: it is ours that is asked. */
 static void *cuda_alloc(struct backend *b, size_t n_bytes)
 {
     void *memory = NULL;
 
-    (void)b;
+    if (cudaSetDevice(((struct cuda_backend *)b)->options.device) != cudaSuccess)
+        return NULL;
     return cudaHostAlloc(&memory, n_bytes, cudaHostAllocPortable) == cudaSuccess ? memory : NULL;
 }
 
