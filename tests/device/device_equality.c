@@ -405,6 +405,39 @@ static bool compare(const struct grid_case *c, const struct buffers *b, const st
     return at == b->capacity || is_different(c, "output byte", at, in_group);
 }
 
+/* `trim: global`: every count of every pass, as if the tensor were the whole model. */
+static bool same_model_counts(const struct grid_case *c, struct buffers *b, const struct merge_op *op,
+                              struct cpu_scratch *scratch)
+{
+    struct model_statistics ms;
+    struct merge_tile tile;
+    char message[256];
+    bool same = true;
+
+    model_statistics_init(&ms);
+    if (model_statistics_add(&ms, op, message) != WM_OK || !model_statistics_begin(&ms))
+        return is_different(c, "statistics of a model that cannot begin", 0, false);
+    room_for_results(b, model_statistics_bytes(&ms));
+    while (same && ms.pass != MODEL_READY) {
+        size_t n;
+        const uint64_t *counts = model_statistics_counts(&ms, &n);
+        CUDA(cudaMemsetAsync(b->device_results, 0, n * sizeof *counts, b->stream));
+        for (uint64_t t = tiles_of(c); t-- > 0;) {
+            tile_at(c, op, b->device, NULL, t, &tile);
+            CUDA(device_model_launch(op, &ms, &tile, (uint64_t *)(void *)b->device_results, b->stream));
+            tile_at(c, op, b->host, NULL, t, &tile);
+            cpu_model_statistics_tile(op, &ms, &tile, scratch);
+        }
+        CUDA(cudaMemcpyAsync(b->results, b->device_results, n * sizeof *counts, cudaMemcpyDeviceToHost, b->stream));
+        CUDA(cudaStreamSynchronize(b->stream));
+        same = memcmp(b->results, counts, n * sizeof *counts) == 0 ||
+               is_different(c, "counts of the whole model in pass", (size_t)ms.pass, false);
+        same = same && model_statistics_finish_pass(&ms);
+    }
+    model_statistics_release(&ms);
+    return same;
+}
+
 static bool run_case(const struct grid_case *c, struct buffers *b, int *n_on_cpu, struct cpu_scratch *scratch)
 {
     struct side cpu, device;
@@ -415,6 +448,8 @@ static bool run_case(const struct grid_case *c, struct buffers *b, int *n_on_cpu
     if (!run_side(c, b, &cpu, false, n_on_cpu, scratch) || !run_side(c, b, &device, true, n_on_cpu, scratch))
         return false;
     same = compare(c, b, &cpu, &device, b->device_out_home, false);
+    if (cpu.op.model_statistics)
+        same = same_model_counts(c, b, &cpu.op, scratch) && same;
     free(cpu.vector_weights);
     free(device.vector_weights);
     return same;
