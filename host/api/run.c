@@ -186,7 +186,8 @@ static enum wm_status join_ranks(struct runner *r, struct wm_error *err)
     r->merge->comm = r->comm;
     memset(&r->merge->rank_progress, 0, sizeof r->merge->rank_progress);
     for (int i = 0; i < o->n_ranks; i++) {
-        r->merge->rank_progress.all_to_read += r->partition->shares[i].n_bytes_read;
+        struct engine_team other = {.index = i, .partition = r->partition, .comm = r->comm};
+        r->merge->rank_progress.all_to_read += engine_bytes_to_read(r->merge->plan, &other);
         r->merge->rank_progress.all_to_write += r->partition->shares[i].n_bytes_written;
         r->merge->rank_progress.all_tensors += r->partition->shares[i].n_ranges;
     }
@@ -310,10 +311,11 @@ static enum wm_status merge_tensors(struct runner *r, struct wm_error *err)
     enum wm_status st;
 
     engine_result_release(&merge->result);
-    merge->progress = (struct wm_progress){.bytes_to_read = share ? share->n_bytes_read : merge->plan->bytes_to_read,
-                                           .bytes_to_write = share ? share->n_bytes_written : merge->plan->bytes_out,
-                                           .n_tensors = share ? share->n_ranges : merge->plan->n_jobs,
-                                           .shard = ""};
+    merge->progress =
+        (struct wm_progress){.bytes_to_read = engine_bytes_to_read(merge->plan, is_alone ? NULL : &r->team),
+                             .bytes_to_write = share ? share->n_bytes_written : merge->plan->bytes_out,
+                             .n_tensors = share ? share->n_ranges : merge->plan->n_jobs,
+                             .shard = ""};
     /* A caller sees the start however short the merge is. */
     TRY(tell_progress(merge, merge->plan->n_survey_passes ? "surveying" : "merging", r->began, err));
     TRY(engine_run(merge->plan, &r->output, &r->options, is_alone ? NULL : &r->team, &merge->cancel, &merge->result,

@@ -163,11 +163,29 @@ static enum wm_status barrier(const struct run *run, struct wm_error *err)
     return is_team(run) ? run->team->comm->ops->barrier(run->team->comm, err) : WM_OK;
 }
 
+/* What a process reads for the survey: ranks their ranges, parts nothing. */
+static uint64_t survey_bytes(const struct plan *plan, const struct engine_team *team)
+{
+    const struct plan_rank_share *share = team && team->partition ? &team->partition->shares[team->index] : NULL;
+
+    if (!team)
+        return plan->survey_bytes;
+    return share && team->comm ? survey_bytes_of(plan, share->ranges, share->n_ranges) : 0;
+}
+
+uint64_t engine_bytes_to_read(const struct plan *plan, const struct engine_team *team)
+{
+    const struct plan_rank_share *share = team && team->partition ? &team->partition->shares[team->index] : NULL;
+    uint64_t merge_bytes = share ? share->n_bytes_read : plan->bytes_to_read - plan->survey_bytes;
+
+    return merge_bytes + survey_bytes(plan, team);
+}
+
 /* Everything of ours is done; what is left has no numbers of its own. */
 static struct wm_progress all_done(const struct run *run, const char *phase)
 {
     const struct plan_rank_share *share = own_share(run);
-    uint64_t to_read = share ? share->n_bytes_read : run->plan->bytes_to_read;
+    uint64_t to_read = engine_bytes_to_read(run->plan, run->team);
     uint64_t to_write = share ? share->n_bytes_written : run->plan->bytes_out;
     size_t n_tensors = share ? share->n_ranges : run->plan->n_jobs;
 
@@ -216,6 +234,9 @@ static enum wm_status survey(struct run *run, struct engine_result *result, stru
                                .user = is_team(run) ? run->team->comm : NULL,
                                .writes_file = !is_role(run, OUTPUT_RANK),
                                .cancel = run->cancel,
+                               .bytes_to_read = survey_bytes(run->plan, run->team),
+                               .bytes_after =
+                                   engine_bytes_to_read(run->plan, run->team) - survey_bytes(run->plan, run->team),
                                .start_seconds = run->start};
     struct survey_result found;
     enum wm_status st = survey_run(&args, &found, err);
@@ -354,6 +375,7 @@ static void take_over_split(struct run *run)
 static enum wm_status run_pipelines(struct run *run, struct engine_result *result, struct wm_error *err)
 {
     const struct plan_rank_share *share = own_share(run);
+    const uint64_t surveyed = survey_bytes(run->plan, run->team); /* whoever did it, and when */
     enum wm_status st = WM_OK;
     struct pipeline_args args = {.plan = &run->known,
                                  .options = run->options,
@@ -370,20 +392,20 @@ static enum wm_status run_pipelines(struct run *run, struct engine_result *resul
                                  .split_digests = run->split_digests,
                                  .cancel = run->cancel,
                                  .start_seconds = run->start,
-                                 .bytes_to_read = share ? share->n_bytes_read : run->plan->bytes_to_read,
+                                 .bytes_to_read = engine_bytes_to_read(run->plan, run->team),
                                  .bytes_to_write = share ? share->n_bytes_written : run->plan->bytes_out,
                                  .n_tensors = share ? share->n_ranges : run->plan->n_jobs};
     struct pipeline_totals last;
 
+    run->totals.bytes_read = surveyed;
     if (is_team(run)) {
         args.interrupted = team_interrupted;
         args.interrupted_user = run->team->comm;
         TRY(team_run_shared(run->team, &args, &run->totals, err));
     }
-    run->totals.bytes_read += share ? 0 : run->plan->survey_bytes;
     args.before = run->totals;
     st = pipeline_run(&args, &last, err);
-    result->bytes_read += args.before.bytes_read - (share ? 0 : run->plan->survey_bytes) + last.bytes_read;
+    result->bytes_read += args.before.bytes_read - surveyed + last.bytes_read;
     result->bytes_written = args.before.bytes_written + last.bytes_written;
     result->read_busy += args.before.read_busy + last.read_busy;
     result->compute_busy += args.before.compute_busy + last.compute_busy;

@@ -87,6 +87,8 @@ struct engine_team {
 enum wm_status engine_run(const struct plan *plan, const struct output *output, const struct wm_options *options,
                           const struct engine_team *team, const volatile int *cancel, struct engine_result *result,
                           struct wm_error *err);
+/* What a process of a merge reads in all, survey and repeated reading included. */
+uint64_t engine_bytes_to_read(const struct plan *plan, const struct engine_team *team);
 /* The survey alone, of a plan that has one: leaves its file in output->partial_path, where engine_run finds it. Nothing to
  * do for other plans. */
 enum wm_status engine_survey(const struct plan *plan, const struct output *output, const struct wm_options *options,

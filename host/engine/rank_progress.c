@@ -158,9 +158,7 @@ static void sum_up(struct rank_progress *r, struct comm *comm, struct wm_progres
 
 static void use_plan(const struct rank_progress *r, const struct wm_progress *own, struct wm_progress *sum)
 {
-    bool surveys = strcmp(own->phase, "surveying") == 0; /* counts bytes of its own */
-
-    if (r->all_to_read && !surveys)
+    if (r->all_to_read)
         sum->ranks_bytes_to_read = r->all_to_read;
     if (r->all_to_write)
         sum->ranks_bytes_to_write = r->all_to_write;

@@ -7,6 +7,7 @@
  */
 #include "engine/survey_count.h"
 
+#include "base/dtype.h"
 #include "checkpoint/source.h"
 
 #include <stdlib.h>
@@ -32,6 +33,21 @@ static enum wm_status expect(const struct plan *plan, struct model_statistics *s
             *max_sources = job->n_sources;
     }
     return WM_OK;
+}
+
+uint64_t survey_bytes_of(const struct plan *plan, const struct plan_range *ranges, size_t n_ranges)
+{
+    uint64_t n_bytes = 0;
+    struct merge_op op;
+
+    for (size_t r = 0; plan->n_survey_passes && r < n_ranges; r++) {
+        const struct plan_job *job = &plan->jobs[ranges[r].job];
+        if (!survey_wants_job(plan, job, &op))
+            continue;
+        for (int i = 0; i < job->n_sources; i++)
+            n_bytes += ranges[r].n_elems * dtype_bits(job->sources[i].tensor->dtype) / 8;
+    }
+    return n_bytes * (uint64_t)plan->n_survey_passes;
 }
 
 /* Everything is read several times, the merge included: what the page cache can hold should go through it once. Half of the
@@ -182,6 +198,32 @@ out:
     return st;
 }
 
+/* Where an earlier run stopped. All ranks go on from there, or none: they need not see the same of a shared file system. */
+static enum wm_status take_known_passes(struct survey *s, struct wm_error *err)
+{
+    struct model_statistics *ms = s->statistics;
+    const enum model_pass first = ms->pass;
+    uint64_t votes[MODEL_READY + 1] = {0};
+    enum wm_status st = WM_OK;
+
+    if (!s->args->options->restart)
+        (void)survey_load_passes(s->args->dir, s->plan, ms);
+    if (s->args->reduce) {
+        uint64_t n_voters = 0;
+        votes[ms->pass] = 1;
+        TRY(s->args->reduce(s->args->user, votes, MODEL_READY + 1, err));
+        for (int pass = 0; pass <= MODEL_READY; pass++)
+            n_voters += votes[pass];
+        if (votes[ms->pass] != n_voters && !model_statistics_begin(ms)) {
+            st = error_no_memory(err, "surveying the models");
+            goto out;
+        }
+    }
+    s->result->n_known_passes = (int)ms->pass - (int)first;
+out:
+    return st;
+}
+
 static enum wm_status run_passes(struct survey *s, struct wm_error *err)
 {
     enum wm_status st = WM_OK;
@@ -199,6 +241,8 @@ static enum wm_status run_passes(struct survey *s, struct wm_error *err)
                            (unsigned long long)s->statistics->n_elems);
             goto out;
         }
+        if (s->args->writes_file)
+            TRY(survey_save(s->args->dir, s->plan, s->statistics, s->args->options->sync != 0, err));
     }
     s->result->thresholds = s->statistics->result;
 out:
@@ -229,6 +273,8 @@ static enum wm_status count_everything(const struct survey_args *args, struct mo
     pthread_cond_init(&s.can_count, NULL);
     pthread_cond_init(&s.can_drive, NULL);
     st = begin(&s, err);
+    if (st == WM_OK)
+        st = take_known_passes(&s, err);
     if (st == WM_OK)
         st = run_passes(&s, err);
     survey_drivers_stop(&s);
@@ -268,8 +314,6 @@ enum wm_status survey_run(const struct survey_args *args, struct survey_result *
     if (result->was_known)
         goto out;
     TRY(count_everything(args, &statistics, max_sources, result, err));
-    if (args->writes_file)
-        TRY(survey_save(args->dir, args->plan, &result->thresholds, args->options->sync != 0, err));
 out:
     model_statistics_release(&statistics);
     return st;

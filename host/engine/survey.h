@@ -32,26 +32,36 @@ struct survey_args {
     bool writes_file; /* one rank does */
 
     const volatile int *cancel;
-    double start_seconds; /* file_now_seconds() when the run began, for progress */
+    uint64_t bytes_to_read; /* by all passes, here; for progress                         */
+    uint64_t bytes_after;   /* ... and by what comes after the survey                    */
+    double start_seconds;   /* file_now_seconds() when the run began, for progress */
 };
 
 struct survey_result {
     struct model_thresholds thresholds;
-    bool was_known; /* from the file of an earlier run: nothing was read */
+    bool was_known;     /* from the file of an earlier run: nothing was read                 */
+    int n_known_passes; /* ... or these many passes of an unfinished one were                */
     uint64_t bytes_read;
     double read_busy, compute_busy; /* thread-seconds */
     char notice[WM_ERROR_BYTES];    /* something the user should hear although the survey succeeded; or "" */
 };
 
-/* Runs the passes, or takes their result from the file if that belongs to this plan and options->restart is not set. Only
- * for plans with survey passes (plan->n_survey_passes). Goes on without a GPU that is lost, whose backend says so then. */
+/* Runs the passes that the file of an earlier run does not have yet, if that belongs to this plan and options->restart is not
+ * set. Only for plans with survey passes (plan->n_survey_passes). Goes on without a GPU that is lost, whose backend says so
+ * then. */
 enum wm_status survey_run(const struct survey_args *args, struct survey_result *result, struct wm_error *err);
+/* What all passes read of the ranges. */
+uint64_t survey_bytes_of(const struct plan *plan, const struct plan_range *ranges, size_t n_ranges);
 
-/* The file. false: there is none, or it is not whole, or it is of another plan; `expected` says what the plan's models are
- * (model_statistics_add of every job). */
+/* The file of a survey that is finished. false: there is none, or it is not whole, or it is of another plan; `expected` says
+ * what the plan's models are (model_statistics_add of every job). */
 bool survey_load(const char *dir, const struct plan *plan, const struct model_statistics *expected,
                  struct model_thresholds *thresholds);
-enum wm_status survey_save(const char *dir, const struct plan *plan, const struct model_thresholds *thresholds,
+/* Goes on where the file's survey stopped, after model_statistics_begin. false, and nothing is changed: as above, or no pass
+ * of it is over. */
+bool survey_load_passes(const char *dir, const struct plan *plan, struct model_statistics *statistics);
+/* Between passes, and after the last one. */
+enum wm_status survey_save(const char *dir, const struct plan *plan, const struct model_statistics *statistics,
                            bool sync, struct wm_error *err);
 
 #endif

@@ -181,8 +181,11 @@ void survey_fail(struct survey *s, const struct wm_error *err)
 static int tell_progress(struct survey *s)
 {
     const struct wm_options *options = s->args->options;
-    struct wm_progress progress = {.bytes_read = s->result->bytes_read - s->bytes_again,
-                                   .bytes_to_read = s->plan->survey_bytes,
+    const struct survey_args *args = s->args;
+    uint64_t bytes_known =
+        args->bytes_to_read / (uint64_t)s->plan->n_survey_passes * (uint64_t)s->result->n_known_passes;
+    struct wm_progress progress = {.bytes_read = bytes_known + s->result->bytes_read - s->bytes_again,
+                                   .bytes_to_read = args->bytes_to_read + args->bytes_after,
                                    .bytes_to_write = s->plan->bytes_out,
                                    .n_tensors = s->plan->n_jobs,
                                    .seconds = file_now_seconds() - s->args->start_seconds,
@@ -202,7 +205,7 @@ static void stop(struct survey *s)
 {
     struct wm_error err = WM_ERROR_INIT;
 
-    error_set(&err, WM_CANCELLED, "stopped; run the same command again to start over");
+    error_set(&err, WM_CANCELLED, "stopped; run the same command again, it continues after the last finished pass");
     survey_fail(s, &err);
 }
 

@@ -1,9 +1,9 @@
 /*
- * survey_file.c: the result of a survey as a file.
+ * survey_file.c: what a survey has found so far as a file.
  *
  * What lives here: writing it so that it is there whole or not at all, and reading it back without trusting it: a checksum,
- * the plan's fingerprint, and what the plan knows of its models must all fit, else the survey is made again. What it must
- * not know: how the numbers were found.
+ * the plan's fingerprint, and what the plan knows of its models must all fit, else the survey is made again. Between passes it
+ * holds where each model's search stands. What it must not know: how the numbers were found.
  */
 #include "engine/survey.h"
 
@@ -17,7 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define FORMAT          "warpmerge statistics 1"
+#define FORMAT          "warpmerge statistics 2"
 #define MAX_FILE_BYTES  ((size_t)4 << 20)
 #define MAX_ARENA_BYTES ((size_t)16 << 20)
 
@@ -28,8 +28,16 @@ static const char *majority_word(int majority)
     return majority > 0 ? "plus" : majority < 0 ? "minus" : "none";
 }
 
-static void add_model(struct text *t, const struct plan *plan, int m, const struct model_threshold *model, bool last)
+static void add_search(struct text *t, const struct model_search *search)
 {
+    text_addf(t,
+              ", \"rank\": %" PRIu64 ", \"n_above\": %" PRIu64 ", \"n_in_bin\": %" PRIu64 ", \"coarse_bin\": %" PRIu32,
+              search->rank, search->n_above, search->n_in_bin, search->coarse_bin);
+}
+
+static void add_model(struct text *t, const struct plan *plan, int m, const struct model_statistics *ms)
+{
+    const struct model_threshold *model = &ms->result.models[m];
     float smallest;
 
     memcpy(&smallest, &model->threshold, sizeof smallest);
@@ -37,8 +45,11 @@ static void add_model(struct text *t, const struct plan *plan, int m, const stru
     text_add_json(t, plan_model_name(plan, m));
     text_addf(t,
               ", \"density\": %.17g, \"n_elems\": %" PRIu64 ", \"n_kept\": %" PRIu64
-              ", \"threshold\": %.9g, \"threshold_bits\": %" PRIu32 "}%s\n",
-              model->density, model->n_elems, model->n_kept, (double)smallest, model->threshold, last ? "" : ",");
+              ", \"threshold\": %.9g, \"threshold_bits\": %" PRIu32,
+              model->density, model->n_elems, model->n_kept, (double)smallest, model->threshold);
+    if (ms->pass == MODEL_FINE && ms->search_of[m] >= 0)
+        add_search(t, &ms->searches[ms->search_of[m]]);
+    text_addf(t, "}%s\n", m + 1 < ms->result.n_models ? "," : "");
 }
 
 /* The last line: over everything before it, and the plan's fingerprint. */
@@ -48,9 +59,10 @@ static void checksum_line(char line[64], const char *body, size_t n_bytes, const
              hash_xxh3_64(body, n_bytes, plan->fingerprint.low ^ plan->fingerprint.high));
 }
 
-enum wm_status survey_save(const char *dir, const struct plan *plan, const struct model_thresholds *thresholds,
+enum wm_status survey_save(const char *dir, const struct plan *plan, const struct model_statistics *statistics,
                            bool sync, struct wm_error *err)
 {
+    const struct model_thresholds *thresholds = &statistics->result;
     enum wm_status st = WM_OK;
     char *path = file_path_join(dir, SURVEY_FILE_NAME), hex[HASH128_HEX_BYTES], line[64];
     struct text t;
@@ -60,11 +72,12 @@ enum wm_status survey_save(const char *dir, const struct plan *plan, const struc
               hash128_hex(hex, plan->fingerprint));
     text_add_json(&t, plan->recipe->method->name);
     text_addf(&t,
-              ",\n  \"n_plus\": %" PRIu64 ",\n  \"n_minus\": %" PRIu64 ",\n  \"n_cancelled\": %" PRIu64
-              ",\n  \"majority\": \"%s\",\n  \"models\": [\n",
-              thresholds->n_plus, thresholds->n_minus, thresholds->n_cancelled, majority_word(thresholds->majority));
-    for (int m = 0, last = thresholds->n_models - 1; m <= last; m++)
-        add_model(&t, plan, m, &thresholds->models[m], m == last);
+              ",\n  \"passes_left\": %d,\n  \"n_plus\": %" PRIu64 ",\n  \"n_minus\": %" PRIu64
+              ",\n  \"n_cancelled\": %" PRIu64 ",\n  \"majority\": \"%s\",\n  \"models\": [\n",
+              (int)(MODEL_READY - statistics->pass), thresholds->n_plus, thresholds->n_minus, thresholds->n_cancelled,
+              majority_word(thresholds->majority));
+    for (int m = 0; m < thresholds->n_models; m++)
+        add_model(&t, plan, m, statistics);
     text_add(&t, "  ],\n");
     if (!path || t.failed) {
         st = error_no_memory(err, "saving the statistics");
@@ -106,10 +119,19 @@ static bool read_u64(struct json_scanner *s, uint64_t max, uint64_t *value)
     return true;
 }
 
+/* What the file says. */
+struct survey_record {
+    struct model_thresholds found;
+    struct model_search searches[MODEL_MAX_MODELS]; /* by model */
+    uint64_t n_passes_left;
+};
+
 /* The members of one model, its opening brace read. */
-static bool read_model(struct json_scanner *s, struct model_thresholds *t)
+static bool read_model(struct json_scanner *s, struct survey_record *record)
 {
-    uint64_t index = UINT64_MAX, n_elems = UINT64_MAX, n_kept = UINT64_MAX, bits = UINT64_MAX;
+    uint64_t index = UINT64_MAX, n_elems = UINT64_MAX, n_kept = UINT64_MAX, bits = UINT64_MAX, bin = 0;
+    struct model_thresholds *t = &record->found;
+    struct model_search search = {0};
     enum json_event event;
 
     while ((event = json_next(s)) == JSON_KEY) {
@@ -123,6 +145,14 @@ static bool read_model(struct json_scanner *s, struct model_thresholds *t)
             ok = read_u64(s, UINT64_MAX - 1, &n_kept);
         else if (strcmp(key, "threshold_bits") == 0)
             ok = read_u64(s, INT32_MAX, &bits);
+        else if (strcmp(key, "rank") == 0)
+            ok = read_u64(s, UINT64_MAX - 1, &search.rank);
+        else if (strcmp(key, "n_above") == 0)
+            ok = read_u64(s, UINT64_MAX - 1, &search.n_above);
+        else if (strcmp(key, "n_in_bin") == 0)
+            ok = read_u64(s, UINT64_MAX - 1, &search.n_in_bin);
+        else if (strcmp(key, "coarse_bin") == 0)
+            ok = read_u64(s, INT32_MAX, &bin);
         else
             ok = json_skip_value(s, json_next(s));
         if (!ok)
@@ -132,24 +162,28 @@ static bool read_model(struct json_scanner *s, struct model_thresholds *t)
         index != (uint64_t)t->n_models)
         return false;
     t->models[index] = (struct model_threshold){.n_elems = n_elems, .n_kept = n_kept, .threshold = (uint32_t)bits};
+    search.model = (int)index;
+    search.coarse_bin = (uint32_t)bin;
+    record->searches[index] = search;
     t->n_models++;
     return true;
 }
 
-static bool read_models(struct json_scanner *s, struct model_thresholds *t)
+static bool read_models(struct json_scanner *s, struct survey_record *record)
 {
     enum json_event event;
 
     if (json_next(s) != JSON_ARRAY_BEGIN)
         return false;
     while ((event = json_next(s)) == JSON_OBJECT_BEGIN)
-        if (!read_model(s, t))
+        if (!read_model(s, record))
             return false;
     return event == JSON_ARRAY_END;
 }
 
-static bool read_all(struct json_scanner *s, const char *fingerprint, struct model_thresholds *t)
+static bool read_all(struct json_scanner *s, const char *fingerprint, struct survey_record *record)
 {
+    struct model_thresholds *t = &record->found;
     uint64_t n_plus = UINT64_MAX, n_minus = UINT64_MAX, n_cancelled = UINT64_MAX;
     bool is_ours = false, is_this_plan = false;
     enum json_event event;
@@ -170,7 +204,9 @@ static bool read_all(struct json_scanner *s, const char *fingerprint, struct mod
         else if (strcmp(key, "n_cancelled") == 0)
             ok = read_u64(s, UINT64_MAX - 1, &n_cancelled);
         else if (strcmp(key, "models") == 0)
-            ok = read_models(s, t);
+            ok = read_models(s, record);
+        else if (strcmp(key, "passes_left") == 0)
+            ok = read_u64(s, MODEL_READY, &record->n_passes_left);
         else
             ok = json_skip_value(s, json_next(s));
         if (!ok)
@@ -200,8 +236,8 @@ static bool fits(struct model_thresholds *t, const struct model_statistics *expe
     return true;
 }
 
-bool survey_load(const char *dir, const struct plan *plan, const struct model_statistics *expected,
-                 struct model_thresholds *thresholds)
+static bool load(const char *dir, const struct plan *plan, const struct model_statistics *expected,
+                 struct survey_record *record)
 {
     struct wm_error ignored = WM_ERROR_INIT;
     char *path = file_path_join(dir, SURVEY_FILE_NAME), *data = NULL, hex[HASH128_HEX_BYTES];
@@ -210,15 +246,39 @@ bool survey_load(const char *dir, const struct plan *plan, const struct model_st
     size_t n_bytes;
     bool ok = false;
 
-    memset(thresholds, 0, sizeof *thresholds);
+    memset(record, 0, sizeof *record);
+    record->n_passes_left = MODEL_READY;
     arena_init(&arena, MAX_ARENA_BYTES);
     if (path && file_exists(path) && file_read_all(path, MAX_FILE_BYTES, &data, &n_bytes, &ignored) == WM_OK) {
         json_scanner_init(&scanner, data, n_bytes, 8, &arena);
-        ok = checksum_fits(data, n_bytes, plan) &&
-             read_all(&scanner, hash128_hex(hex, plan->fingerprint), thresholds) && fits(thresholds, expected);
+        ok = checksum_fits(data, n_bytes, plan) && read_all(&scanner, hash128_hex(hex, plan->fingerprint), record) &&
+             fits(&record->found, expected);
     }
     arena_release(&arena);
     free(data);
     free(path);
     return ok;
+}
+
+bool survey_load(const char *dir, const struct plan *plan, const struct model_statistics *expected,
+                 struct model_thresholds *thresholds)
+{
+    struct survey_record record;
+    bool ok = load(dir, plan, expected, &record) && record.n_passes_left == 0;
+
+    *thresholds = record.found;
+    return ok;
+}
+
+bool survey_load_passes(const char *dir, const struct plan *plan, struct model_statistics *statistics)
+{
+    struct model_search searches[MODEL_MAX_MODELS];
+    struct survey_record record;
+
+    if (!load(dir, plan, statistics, &record) || record.n_passes_left == 0)
+        return false;
+    for (int i = 0; i < statistics->n_searches; i++)
+        searches[i] = record.searches[statistics->searches[i].model];
+    return model_statistics_resume(statistics, (enum model_pass)(MODEL_READY - (int)record.n_passes_left), searches,
+                                   &record.found);
 }

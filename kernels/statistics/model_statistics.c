@@ -221,6 +221,43 @@ bool model_statistics_finish_pass(struct model_statistics *ms)
     return true;
 }
 
+/* What a pass needs of the one before it, and nothing that a loop would not survive. */
+static bool can_go_on(const struct model_statistics *ms, enum model_pass pass, const struct model_search *searches,
+                      const struct model_thresholds *result)
+{
+    if (pass != MODEL_FINE && pass != MODEL_SIGNS)
+        return false;
+    for (int i = 0; i < ms->n_searches; i++) {
+        const struct model_search *search = &searches[i];
+        const struct model_threshold *own = &ms->result.models[ms->searches[i].model];
+        const struct model_threshold *found = &result->models[ms->searches[i].model];
+        if (search->model != ms->searches[i].model)
+            return false;
+        if (pass == MODEL_FINE &&
+            (search->coarse_bin >= KTH_COARSE_BINS || search->n_in_bin > own->n_elems ||
+             search->n_above > own->n_elems - search->n_in_bin || search->rank == 0 || search->rank > search->n_in_bin))
+            return false;
+        if (pass == MODEL_SIGNS && (found->threshold > FLOAT_ABS_MASK || found->n_kept > own->n_elems))
+            return false;
+    }
+    return true;
+}
+
+bool model_statistics_resume(struct model_statistics *ms, enum model_pass pass, const struct model_search *searches,
+                             const struct model_thresholds *result)
+{
+    if (!can_go_on(ms, pass, searches, result))
+        return false;
+    for (int i = 0; i < ms->n_searches; i++) {
+        struct model_threshold *model = &ms->result.models[searches[i].model];
+        ms->searches[i] = searches[i];
+        model->threshold = pass == MODEL_SIGNS ? result->models[searches[i].model].threshold : 0;
+        model->n_kept = pass == MODEL_SIGNS ? result->models[searches[i].model].n_kept : model->n_elems;
+    }
+    begin_pass(ms, pass);
+    return true;
+}
+
 /* ---- the result --------------------------------------------------------------------------------------------- */
 
 /* "if sign > 0 keep the positive entries, else the negative ones": no majority acts as minus (methods notes 3, step 4). */

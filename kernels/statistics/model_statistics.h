@@ -85,6 +85,10 @@ void model_statistics_restart_pass(struct model_statistics *ms);
 /* After every tile of every tensor: takes what the pass found and goes on to the next. false: the counts are not those of
  * all tensors, a tile was left out or counted twice. */
 bool model_statistics_finish_pass(struct model_statistics *ms);
+/* After begin: goes on with `pass`, of which an earlier run knew `searches` and `result` (that run's fields of the same names) when it
+ * began. false, and nothing is changed: they cannot be of these models. */
+bool model_statistics_resume(struct model_statistics *ms, enum model_pass pass, const struct model_search *searches,
+                             const struct model_thresholds *result);
 
 /* Completes an operation that has model_statistics; leaves others alone. */
 void model_thresholds_apply(const struct model_thresholds *thresholds, struct merge_op *op);

@@ -148,7 +148,7 @@ static void the_plan_knows_the_whole(void **state)
         uint64_t read, to_read, written;
     } cases[] = {{"merging", 1, 50, 5000, 20},
                  {"waiting", 1, 50, 5000, 20},
-                 {"surveying", 1, 50, 300, 20}, /* of that phase, whose end nobody knows */
+                 {"surveying", 1, 50, 5000, 20},
                  {"hashing", 3, 5000, 5000, 2000},
                  {"finishing", 3, 5000, 5000, 2000}};
     struct wm_progress sum;

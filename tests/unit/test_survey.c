@@ -267,6 +267,7 @@ static void another_merge_s_file_is_not_believed(void **state)
 struct stopper {
     int n_calls, stop_at;
     int n_surveying;
+    uint64_t bytes_read, bytes_to_read; /* last heard */
 };
 
 static int count_calls(void *user, const struct wm_progress *progress)
@@ -274,14 +275,38 @@ static int count_calls(void *user, const struct wm_progress *progress)
     struct stopper *s = user;
 
     s->n_surveying += strcmp(progress->phase, "surveying") == 0;
+    /* one account for the survey and the merge, from the first call on */
+    if (s->n_calls)
+        assert_int_equal(progress->bytes_to_read, s->bytes_to_read);
+    assert_in_range(progress->bytes_read, s->bytes_read, progress->bytes_to_read);
+    s->bytes_read = progress->bytes_read;
+    s->bytes_to_read = progress->bytes_to_read;
     return ++s->n_calls == s->stop_at;
 }
 
+/* Passes that the file says are left, or all of them where there is none. */
+static int passes_left(const struct fixture *f, const char *kept)
+{
+    struct wm_error ignored = WM_ERROR_INIT;
+    char *text = NULL;
+    size_t n_bytes;
+    int n;
+
+    if (!file_exists(fixture_path(f, kept)))
+        return 3;
+    assert_int_equal(file_read_all(fixture_path(f, kept), 1 << 20, &text, &n_bytes, &ignored), WM_OK);
+    n = (int)number_in(text, "passes_left");
+    free(text);
+    return n;
+}
+
 /* Stopped at every progress call, during the survey, between it and the merge, and after: never a visible output, and the
- * next run ends with the same bytes. */
+ * next run reads no finished pass again and ends with the same bytes. */
 static void stopped_anywhere(void **state)
 {
-    struct stopper s = {0, 0, 0};
+    struct stopper s = {0};
+    uint64_t bytes_of_pass;
+    bool was_left[4] = {false};
     struct wm_options o = quick();
     struct hash128 expected;
     struct fixture f;
@@ -296,6 +321,8 @@ static void stopped_anywhere(void **state)
     expected = fixture_digest(&f, "good");
     n_calls = s.n_calls;
     assert_true(s.n_surveying >= 4);
+    assert_int_equal(s.bytes_read, s.bytes_to_read);
+    bytes_of_pass = (ran.bytes_read - ran.bytes_in) / 3;
     for (int stop_at = 1; stop_at <= n_calls; stop_at += UNDER_TSAN ? 3 : 1) {
         struct wm_error err = WM_ERROR_INIT;
         char out[16], kept[64];
@@ -306,13 +333,15 @@ static void stopped_anywhere(void **state)
             continue; /* it had fewer calls this time */
         assert_int_equal(err.status, WM_CANCELLED);
         assert_int_not_equal(access(fixture_path(&f, out), F_OK), 0);
-        bool was_found = file_exists(fixture_path(&f, kept));
+        int n_left = passes_left(&f, kept);
+        was_left[n_left] = true;
         s = (struct stopper){.stop_at = 0};
         must_run(&f, out, false, &o, &ran);
-        if (was_found)
-            assert_true(ran.bytes_read <= ran.bytes_in);
+        assert_true(ran.bytes_read <= ran.bytes_in + (uint64_t)n_left * bytes_of_pass);
         assert_true(hash128_equal(expected, fixture_digest(&f, out)));
     }
+    for (int n = 0; n < 4 && !UNDER_TSAN; n++)
+        assert_true(was_left[n]);
     fixture_release(&f);
 }
 
