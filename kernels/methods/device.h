@@ -42,6 +42,25 @@ cudaError_t device_pass_launch(const struct merge_op *op, const struct statistic
 /* `results` is the host's copy of device_pass_bytes bytes, after every tile of the pass. Host only. */
 void device_pass_collect(const struct merge_op *op, struct statistics *s, const void *results);
 
+/* A search for k-th magnitudes that ends on the device: after COARSE's launches for all tiles of a tensor that lie on the
+ * device, one more finds thresholds and tie indexes, and STAT_KTH_FINE, TIES and CUT do not come. Where its results lie,
+ * in bytes from the beginning; COARSE's own are the first. */
+struct device_select {
+    uint64_t n_result_bytes; /* of COARSE and the search, instead of device_pass_bytes; 0: the host searches */
+    uint64_t fine_at, chunks_at;
+    uint64_t table_at, n_table_bytes;    /* the inputs' addresses on the device, [n_tiles][n_inputs]: uploaded before */
+    uint64_t choices_at, n_choice_bytes; /* downloaded afterwards */
+    int n_inputs;
+};
+#define DEVICE_SELECT_CHOICE_BYTES ((size_t)24 * METHOD_MAX_MODELS) /* at most */
+/* Host only, at any time of the pass. */
+void device_select_plan(const struct merge_op *op, const struct statistics *s, struct device_select *plan);
+/* `table` is the host's copy. All else as for device_pass_launch. */
+cudaError_t device_select_launch(const struct statistics *s, const struct device_select *plan, const void *const *table,
+                                 const enum wm_dtype *in_dtype, void *results, cudaStream_t stream);
+/* `choices` is the host's copy, instead of device_pass_collect; statistics_finish_pass follows. Host only. */
+void device_select_collect(struct statistics *s, const void *choices);
+
 /* The element-wise pass over one tile. `vector_weights` is the device's copy of op->vector_weights, or NULL. */
 cudaError_t device_combine_launch(const struct merge_op *op, const struct merge_tile *tile, const float *vector_weights,
                                   struct device_report *report, cudaStream_t stream);

@@ -10,6 +10,8 @@
  *          WHOLE   u64 threshold and, in the upper half, tie index [models of the pass]
  *          GUESS   u32 above, equal: [models of the pass][n_tiles][2]
  *          CUT     u64 element [models of the pass], then u32 equal ones [models of the pass][chunks of a full tile]
+ *          a search that ends on the device: COARSE's, FINE's, device_choice [models of the pass], addresses of the inputs
+ *                  [n_tiles][n_inputs], u32 equal ones [models of the pass][n_chunks]
  */
 #ifndef WM_KERNELS_DEVICE_PASSES_H
 #define WM_KERNELS_DEVICE_PASSES_H
@@ -20,6 +22,14 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+
+/* What a search on the device knows of a model. */
+struct device_choice {
+    uint64_t rank;    /* inside the chosen bin, then among the elements that equal the threshold */
+    uint64_t element; /* the tie index */
+    uint32_t wanted;  /* the coarse bin, then the threshold */
+    uint32_t is_cut;  /* not all of the equal elements are kept */
+};
 
 cudaError_t device_gram_launch(const struct merge_op *op, const struct statistics *s, const struct merge_tile *tile,
                                double *results, cudaStream_t stream);

@@ -37,6 +37,26 @@ uint64_t device_pass_bytes(const struct merge_op *op, const struct statistics *s
     return 0;
 }
 
+_Static_assert(METHOD_MAX_MODELS * sizeof(struct device_choice) <= DEVICE_SELECT_CHOICE_BYTES, "as device.h promises");
+
+/* Other processes' tiles are not here, and nobody else sees what is found. */
+void device_select_plan(const struct merge_op *op, const struct statistics *s, struct device_select *plan)
+{
+    const uint64_t n_models = count_active(s);
+
+    *plan = (struct device_select){.n_inputs = merge_op_n_inputs(op)};
+    if (s->pass != STAT_KTH_COARSE || s->reduce != NULL || s->tile_elems % TILE_CHUNK_ELEMS != 0 ||
+        s->n_chunks > UINT32_MAX || s->tile_elems / TILE_CHUNK_ELEMS > UINT32_MAX)
+        return;
+    plan->fine_at = n_models * KTH_COARSE_BINS * sizeof(uint64_t);
+    plan->choices_at = plan->fine_at + n_models * KTH_FINE_BINS * sizeof(uint64_t);
+    plan->n_choice_bytes = n_models * sizeof(struct device_choice);
+    plan->table_at = plan->choices_at + plan->n_choice_bytes;
+    plan->n_table_bytes = (uint64_t)s->n_tiles * (uint64_t)plan->n_inputs * sizeof(void *);
+    plan->chunks_at = plan->table_at + plan->n_table_bytes;
+    plan->n_result_bytes = plan->chunks_at + n_models * s->n_chunks * sizeof(uint32_t);
+}
+
 /* ---- one tile ----------------------------------------------------------------------------------------------- */
 
 cudaError_t device_pass_launch(const struct merge_op *op, const struct statistics *s, const struct merge_tile *tile,
@@ -117,6 +137,21 @@ void device_pass_collect(const struct merge_op *op, struct statistics *s, const 
     for (int i = 0; i < s->n_kth; i++)
         if (s->kth[i].pass == s->pass)
             collect_kth(s, &s->kth[i], slot++, results);
+}
+
+/* These models need no pass more: statistics_finish_pass goes on with the others, or to what follows the search. */
+void device_select_collect(struct statistics *s, const void *choices)
+{
+    const struct device_choice *choice = choices;
+    for (int i = 0; i < s->n_kth; i++) {
+        struct kth *kth = &s->kth[i];
+        if (kth->pass != STAT_KTH_COARSE)
+            continue;
+        kth->threshold = choice->wanted;
+        kth->cut_element = choice->element;
+        kth->pass = STAT_READY;
+        choice++;
+    }
 }
 
 static void collect_count(const struct device_bad *seen, uint64_t *n, uint64_t *first)

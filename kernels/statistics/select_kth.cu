@@ -20,9 +20,8 @@
  * rare or spread, and a thread that meets one value many times in a row (a constant delta) sends it once.
  */
 #include "common/launch.cuh"
-#include "common/vector_load.cuh"
-#include "methods/task_vector_math.h"
 #include "statistics/device_passes.h"
+#include "statistics/select_block.cuh"
 #include "statistics/model_statistics.h"
 
 #define KTH_THREADS        512
@@ -30,29 +29,13 @@
 #define KTH_BLOCK_ELEMS    65536 /* fewest elements that are worth a block's histogram */
 #define KTH_WINDOW_BINS    8192
 #define KTH_BINS_PER_POWER 256 /* coarse bins of one binade */
-#define KTH_ROUND_BITS     5
-#define KTH_ROUND_BINS     (KTH_FINE_BINS >> KTH_ROUND_BITS)
-#define CUT_THREADS        256
-
-/* Blocks that a multiprocessor must hold: room for 40 registers a thread, or 64 where the types are known at run time. */
-template <class ELEMS> struct kth_blocks {
-    static const int N = 3;
-};
-template <> struct kth_blocks<mixed_elems> {
-    static const int N = 2;
-};
-template <> struct kth_blocks<any_elems> {
-    static const int N = 2;
-};
-
-typedef unsigned long long kth_count; /* what atomicAdd takes for uint64_t */
 
 struct kth_model {
     const void *x;
-    void *results;    /* COARSE, FINE: bins; TIES, GUESS: the tile's counts; CUT: the chunks' counts */
-    kth_count *found; /* CUT: the element */
-    uint64_t rank;    /* CUT: of the element, among the equal ones of the tile */
-    uint32_t wanted;  /* FINE: the coarse bin; TIES, GUESS, CUT: the threshold */
+    void *results;   /* COARSE, FINE: bins; TIES, GUESS: the tile's counts; CUT: the chunks' counts */
+    uint64_t *found; /* CUT: the element */
+    uint64_t rank;   /* CUT: of the element, among the equal ones of the tile */
+    uint32_t wanted; /* FINE: the coarse bin; TIES, GUESS, CUT: the threshold */
     int dtype;
 };
 
@@ -84,52 +67,21 @@ static __device__ inline kth_walk kth_walk_of(const kth_args &a)
     return walk;
 }
 
-template <class ELEMS>
-static __device__ inline int load_magnitudes(const kth_args &a, const kth_model &model, size_t group,
-                                             uint32_t (&magnitude)[GROUP_ELEMS])
+static __device__ inline kth_vectors vectors_of(const kth_args &a, const kth_model &model)
 {
-    size_t first = group * GROUP_ELEMS;
-    float x[GROUP_ELEMS], b[GROUP_ELEMS];
-    reader<ELEMS>::load(a.base, a.base_dtype, first, a.n_elems, b);
-    reader<ELEMS>::load(model.x, model.dtype, first, a.n_elems, x);
-#pragma unroll
-    for (int j = 0; j < GROUP_ELEMS; j++)
-        magnitude[j] = static_cast<uint32_t>(task_vector_magnitude(task_vector_delta(x[j], b[j])));
-    return a.n_elems - first < GROUP_ELEMS ? static_cast<int>(a.n_elems - first) : GROUP_ELEMS;
-}
-
-/* Counts on their way to global memory: neighbours that are equal travel together. */
-struct kth_run {
-    uint32_t bin, count;
-};
-
-static __device__ inline void run_flush(const kth_run &run, kth_count *bins)
-{
-    if (run.count != 0)
-        atomicAdd(&bins[run.bin], static_cast<kth_count>(run.count));
-}
-
-static __device__ inline void run_add(kth_run &run, uint32_t bin, kth_count *bins)
-{
-    if (bin != run.bin) {
-        run_flush(run, bins);
-        run.bin = bin;
-        run.count = 0;
-    }
-    run.count++;
+    return {a.base, model.x, a.n_elems, a.base_dtype, model.dtype};
 }
 
 /* ---- COARSE ------------------------------------------------------------------------------------------------- */
 
 /* The largest finite magnitude of every thread's first group. */
 template <class ELEMS>
-static __device__ inline uint32_t largest_of_first_group(const kth_args &a, const kth_model &model,
-                                                         const kth_walk &walk)
+static __device__ inline uint32_t largest_of_first_group(const kth_vectors &v, const kth_walk &walk)
 {
     uint32_t magnitude[GROUP_ELEMS], largest = 0;
     if (walk.first >= walk.n_groups)
         return 0;
-    load_magnitudes<ELEMS>(a, model, walk.first, magnitude); /* past the end: 0 */
+    group_magnitudes<ELEMS>(v, walk.first, magnitude); /* past the end: 0 */
 #pragma unroll
     for (int j = 0; j < GROUP_ELEMS; j++)
         if (magnitude[j] < FLOAT_EXPONENT_MASK && magnitude[j] > largest)
@@ -145,11 +97,12 @@ static __global__ void __launch_bounds__(KTH_THREADS, kth_blocks<ELEMS>::N)
     uint32_t *largest = window + KTH_WINDOW_BINS, *n_zero = window + KTH_WINDOW_BINS + 1;
     const kth_walk walk = kth_walk_of(a);
     const kth_model &model = a.models[walk.model];
+    const kth_vectors v = vectors_of(a, model);
     kth_count *bins = static_cast<kth_count *>(model.results);
     for (unsigned i = threadIdx.x; i < KTH_WINDOW_BINS + 2; i += blockDim.x)
         window[i] = 0;
     __syncthreads();
-    atomicMax(largest, largest_of_first_group<ELEMS>(a, model, walk));
+    atomicMax(largest, largest_of_first_group<ELEMS>(v, walk));
     __syncthreads();
     const uint32_t end = (*largest >> KTH_FINE_BITS) + KTH_BINS_PER_POWER; /* one binade more than was seen */
     const uint32_t lowest = end > KTH_WINDOW_BINS ? end - KTH_WINDOW_BINS : 1;
@@ -157,7 +110,7 @@ static __global__ void __launch_bounds__(KTH_THREADS, kth_blocks<ELEMS>::N)
     kth_run run = {0, 0};
     for (size_t group = walk.first; group < walk.n_groups; group += walk.step) {
         uint32_t magnitude[GROUP_ELEMS];
-        int n = load_magnitudes<ELEMS>(a, model, group, magnitude);
+        int n = group_magnitudes<ELEMS>(v, group, magnitude);
 #pragma unroll
         for (int j = 0; j < GROUP_ELEMS; j++) {
             uint32_t bin = magnitude[j] >> KTH_FINE_BITS;
@@ -191,53 +144,19 @@ static __global__ void __launch_bounds__(KTH_THREADS, kth_blocks<ELEMS>::N)
     WM_DYNAMIC_SHARED(uint32_t, round); /* [KTH_ROUND_BINS] */
     const kth_walk walk = kth_walk_of(a);
     const kth_model &model = a.models[walk.model];
+    const kth_vectors v = vectors_of(a, model);
     kth_count *bins = static_cast<kth_count *>(model.results);
-    for (unsigned i = threadIdx.x; i < KTH_ROUND_BINS; i += blockDim.x)
-        round[i] = 0;
-    __syncthreads();
+    fine_begin(round);
     kth_run run = {0, 0};
     for (size_t group = walk.first; group < walk.n_groups; group += walk.step) {
         uint32_t magnitude[GROUP_ELEMS];
-        int n = load_magnitudes<ELEMS>(a, model, group, magnitude);
-#pragma unroll
-        for (int j = 0; j < GROUP_ELEMS; j++) {
-            uint32_t low = magnitude[j] & (KTH_FINE_BINS - 1);
-            if (j >= n || magnitude[j] >> KTH_FINE_BITS != model.wanted)
-                continue;
-            if (low % (1u << KTH_ROUND_BITS) == 0)
-                atomicAdd(&round[low >> KTH_ROUND_BITS], 1u);
-            else
-                run_add(run, low, bins);
-        }
+        int n = group_magnitudes<ELEMS>(v, group, magnitude);
+        fine_add(magnitude, n, model.wanted, round, run, bins);
     }
-    run_flush(run, bins);
-    __syncthreads();
-    for (unsigned i = threadIdx.x; i < KTH_ROUND_BINS; i += blockDim.x)
-        if (round[i] != 0)
-            atomicAdd(&bins[i << KTH_ROUND_BITS], static_cast<kth_count>(round[i]));
+    fine_end(round, run, bins);
 }
 
 /* ---- TIES --------------------------------------------------------------------------------------------------- */
-
-template <class ELEMS>
-static __device__ inline uint32_t count_equal(const kth_args &a, const kth_model &model, size_t group)
-{
-    uint32_t magnitude[GROUP_ELEMS], n_equal = 0;
-    int n = load_magnitudes<ELEMS>(a, model, group, magnitude);
-#pragma unroll
-    for (int j = 0; j < GROUP_ELEMS; j++)
-        n_equal += j < n && magnitude[j] == model.wanted;
-    return n_equal;
-}
-
-/* Thread 0 gets the block's sum; `shared` is one zeroed word. */
-static __device__ inline uint32_t block_count(uint32_t *shared, uint32_t count)
-{
-    if (count != 0)
-        atomicAdd(shared, count);
-    __syncthreads();
-    return *shared;
-}
 
 template <class ELEMS>
 static __global__ void __launch_bounds__(KTH_THREADS, kth_blocks<ELEMS>::N)
@@ -246,12 +165,13 @@ static __global__ void __launch_bounds__(KTH_THREADS, kth_blocks<ELEMS>::N)
     WM_DYNAMIC_SHARED(uint32_t, total);
     const kth_walk walk = kth_walk_of(a);
     const kth_model &model = a.models[walk.model];
+    const kth_vectors v = vectors_of(a, model);
     uint32_t n_equal = 0;
     if (threadIdx.x == 0)
         *total = 0;
     __syncthreads();
     for (size_t group = walk.first; group < walk.n_groups; group += walk.step)
-        n_equal += count_equal<ELEMS>(a, model, group);
+        n_equal += count_equal<ELEMS>(v, group, model.wanted);
     n_equal = block_count(total, n_equal);
     if (threadIdx.x == 0 && n_equal != 0)
         atomicAdd(static_cast<uint32_t *>(model.results), n_equal);
@@ -266,13 +186,14 @@ static __global__ void __launch_bounds__(KTH_THREADS, kth_blocks<ELEMS>::N)
     WM_DYNAMIC_SHARED(uint32_t, total); /* above, equal */
     const kth_walk walk = kth_walk_of(a);
     const kth_model &model = a.models[walk.model];
+    const kth_vectors v = vectors_of(a, model);
     uint32_t n_greater = 0, n_equal = 0;
     if (threadIdx.x < 2)
         total[threadIdx.x] = 0;
     __syncthreads();
     for (size_t group = walk.first; group < walk.n_groups; group += walk.step) {
         uint32_t magnitude[GROUP_ELEMS];
-        int n = load_magnitudes<ELEMS>(a, model, group, magnitude);
+        int n = group_magnitudes<ELEMS>(v, group, magnitude);
 #pragma unroll
         for (int j = 0; j < GROUP_ELEMS; j++) {
             n_greater += j < n && magnitude[j] > model.wanted;
@@ -296,74 +217,21 @@ static __global__ void __launch_bounds__(CUT_THREADS, 4) cut_count_kernel(const 
     WM_DYNAMIC_SHARED(uint32_t, total);
     const unsigned n_models = static_cast<unsigned>(a.n_models), chunk = blockIdx.x / n_models;
     const kth_model &model = a.models[blockIdx.x % n_models];
-    uint32_t n_equal = 0;
-    if (threadIdx.x == 0)
-        *total = 0;
-    __syncthreads();
-    for (unsigned i = threadIdx.x; i < TILE_CHUNK_ELEMS / GROUP_ELEMS; i += blockDim.x) {
-        size_t group = static_cast<size_t>(chunk) * (TILE_CHUNK_ELEMS / GROUP_ELEMS) + i;
-        if (group * GROUP_ELEMS < a.n_elems)
-            n_equal += count_equal<ELEMS>(a, model, group);
-    }
-    n_equal = block_count(total, n_equal);
+    uint32_t n_equal =
+        count_chunk<ELEMS>(vectors_of(a, model), static_cast<size_t>(chunk) * KTH_CHUNK_GROUPS, model.wanted, total);
     if (threadIdx.x == 0)
         static_cast<uint32_t *>(model.results)[chunk] = n_equal;
 }
 
-/* Which of the ranges, of counts[0..n-1], holds the element of rank *rank, which becomes its rank inside the range. */
-static __device__ inline unsigned find_range(const uint32_t *counts, unsigned n, uint64_t *rank)
-{
-    unsigned i = 0;
-    for (; i + 1 < n && counts[i] < *rank; i++)
-        *rank -= counts[i];
-    return i;
-}
-
-/* Three steps down: a range of chunks, the chunk, the range of groups; its thread then counts elements. */
 template <class ELEMS>
 static __global__ void __launch_bounds__(CUT_THREADS, 4) cut_find_kernel(const __grid_constant__ kth_args a)
 {
-    WM_DYNAMIC_SHARED(uint64_t, shared); /* the rank that is left; then counts of the ranges */
-    uint32_t *chosen = reinterpret_cast<uint32_t *>(shared + 1), *counts = chosen + 2;
+    WM_DYNAMIC_SHARED(find_shared, shared);
     const kth_model &model = a.models[blockIdx.x];
-    const uint32_t *chunks = static_cast<const uint32_t *>(model.results);
     const unsigned n_chunks = static_cast<unsigned>((a.n_elems + TILE_CHUNK_ELEMS - 1) / TILE_CHUNK_ELEMS);
-    const unsigned per_thread = (n_chunks + CUT_THREADS - 1) / CUT_THREADS, first_chunk = threadIdx.x * per_thread;
-    uint32_t sum = 0;
-    for (unsigned c = first_chunk; c < first_chunk + per_thread && c < n_chunks; c++)
-        sum += chunks[c];
-    counts[threadIdx.x] = sum;
-    __syncthreads();
-    if (threadIdx.x == 0) {
-        uint64_t rank = model.rank;
-        unsigned first = find_range(counts, CUT_THREADS, &rank) * per_thread;
-        first += find_range(chunks + first, n_chunks - first < per_thread ? n_chunks - first : per_thread, &rank);
-        *chosen = first;
-        *shared = rank;
-    }
-    __syncthreads();
-    const unsigned groups_per_thread = TILE_CHUNK_ELEMS / GROUP_ELEMS / CUT_THREADS;
-    const size_t first_group = static_cast<size_t>(*chosen) * (TILE_CHUNK_ELEMS / GROUP_ELEMS) +
-                               static_cast<size_t>(threadIdx.x) * groups_per_thread;
-    sum = 0;
-    for (unsigned g = 0; g < groups_per_thread && (first_group + g) * GROUP_ELEMS < a.n_elems; g++)
-        sum += count_equal<ELEMS>(a, model, first_group + g);
-    counts[threadIdx.x] = sum;
-    __syncthreads();
-    uint64_t rank = *shared;
-    if (find_range(counts, CUT_THREADS, &rank) != threadIdx.x)
-        return;
-    for (unsigned g = 0; g < groups_per_thread && (first_group + g) * GROUP_ELEMS < a.n_elems; g++) {
-        uint32_t magnitude[GROUP_ELEMS];
-        int n = load_magnitudes<ELEMS>(a, model, first_group + g, magnitude);
-        for (int j = 0; j < n; j++) {
-            rank -= magnitude[j] == model.wanted;
-            if (rank == 0) {
-                *model.found = a.first_elem + (first_group + g) * GROUP_ELEMS + j;
-                return;
-            }
-        }
-    }
+    const size_t chunk = find_chunk(static_cast<const uint32_t *>(model.results), n_chunks, model.rank, shared);
+    find_element<ELEMS>(vectors_of(a, model), chunk * KTH_CHUNK_GROUPS, model.wanted, a.first_elem, shared,
+                        model.found);
 }
 
 /* ---- launches ----------------------------------------------------------------------------------------------- */
@@ -378,7 +246,7 @@ static cudaError_t launch_cut(const kth_args &a, int dtype, cudaStream_t stream)
                                 sizeof(uint32_t), stream, a);
     if (err != cudaSuccess)
         return err;
-    return WM_LAUNCH(find, n_models, CUT_THREADS, 2 * sizeof(uint64_t) + CUT_THREADS * sizeof(uint32_t), stream, a);
+    return WM_LAUNCH(find, n_models, CUT_THREADS, sizeof(find_shared), stream, a);
 }
 
 static cudaError_t launch_walk(const kth_args &a, enum stat_pass pass, int dtype, cudaStream_t stream)
@@ -408,7 +276,7 @@ static void place_results(kth_model *model, const struct statistics *s, size_t t
         model->results = static_cast<uint32_t *>(results) + 2 * (slot * s->n_tiles + tile_index);
     else
         model->results = reinterpret_cast<uint32_t *>(counts + n_slots) + slot * device_chunks(s->tile_elems);
-    model->found = counts + slot;
+    model->found = static_cast<uint64_t *>(results) + slot;
 }
 
 /* The arguments for a tile, without models yet. */

@@ -243,11 +243,37 @@ static void room_for_results(struct buffers *b, uint64_t n_bytes)
     b->results_capacity = n_bytes;
 }
 
+/* What follows COARSE where the device ends the search alone. */
+static void search(const struct grid_case *c, struct buffers *b, const struct merge_op *op, struct statistics *s,
+                   const struct device_select *plan)
+{
+    const void **table = host_memory((size_t)plan->n_table_bytes);
+    char *choices = b->results + plan->choices_at;
+    struct merge_tile tile;
+
+    for (uint64_t t = 0; t < tiles_of(c); t++) {
+        tile_at(c, op, b->device, NULL, t, &tile);
+        memcpy(table + t * (uint64_t)plan->n_inputs, tile.in, (size_t)plan->n_inputs * sizeof *table);
+    }
+    CUDA(cudaMemcpyAsync(b->device_results + plan->table_at, table, (size_t)plan->n_table_bytes, cudaMemcpyHostToDevice,
+                         b->stream));
+    CUDA(device_select_launch(s, plan, table, tile.in_dtype, b->device_results, b->stream));
+    CUDA(cudaMemcpyAsync(choices, b->device_results + plan->choices_at, (size_t)plan->n_choice_bytes,
+                         cudaMemcpyDeviceToHost, b->stream));
+    CUDA(cudaStreamSynchronize(b->stream));
+    device_select_collect(s, choices);
+    free(table);
+}
+
 static void device_pass(const struct grid_case *c, struct buffers *b, const struct merge_op *op, struct statistics *s,
                         uint64_t n_bytes)
 {
+    struct device_select plan;
     struct merge_tile tile;
 
+    device_select_plan(op, s, &plan);
+    if (c->searches && plan.n_result_bytes)
+        n_bytes = plan.n_result_bytes;
     room_for_results(b, n_bytes);
     CUDA(cudaMemsetAsync(b->device_results, 0, (size_t)n_bytes, b->stream));
     for (uint64_t t = tiles_of(c); t-- > 0;) { /* backwards: order must not show */
@@ -255,6 +281,10 @@ static void device_pass(const struct grid_case *c, struct buffers *b, const stru
             continue;
         tile_at(c, op, b->device, NULL, t, &tile);
         CUDA(device_pass_launch(op, s, &tile, b->device_results, b->stream));
+    }
+    if (c->searches && plan.n_result_bytes) {
+        search(c, b, op, s, &plan);
+        return;
     }
     CUDA(cudaMemcpyAsync(b->results, b->device_results, (size_t)n_bytes, cudaMemcpyDeviceToHost, b->stream));
     CUDA(cudaStreamSynchronize(b->stream));
@@ -382,11 +412,12 @@ static bool same_weights(const struct side *a, const struct side *b)
 
 static bool is_different(const struct grid_case *c, const char *wrong, size_t at, bool in_group)
 {
-    printf("DIFFERENT: %s%s, %d models%s, %llu x %llu, types %d %d %d -> %d, tiles of %llu, %s%s: %s %zu\n",
+    printf("DIFFERENT: %s%s, %d models%s, %llu x %llu, types %d %d %d -> %d, tiles of %llu, %s%s%s: %s %zu\n",
            in_group ? "in a group: " : "", c->operation->method, c->operation->n_models,
            c->operation->has_base ? " and a base" : "", (unsigned long long)c->n_rows, (unsigned long long)c->row_elems,
            (int)c->types[0], (int)c->types[1], (int)c->types[2], (int)c->types[3], (unsigned long long)c->tile_elems,
-           value_names[c->values], c->shifted ? ", shifted" : "", wrong, at);
+           value_names[c->values], c->shifted ? ", shifted" : "", c->searches ? ", searched by the device" : "", wrong,
+           at);
     return false;
 }
 
@@ -575,10 +606,12 @@ int main(int argc, char **argv)
                                   shapes[shape].row_elems,
                                   tile_sizes[t % 2],
                                   (enum values)(t % N_VALUES),
-                                  t % 4 == 3};
+                                  t % 4 == 3,
+                                  false};
             fill(&c, &b, max_inputs, n_elems);
             for (size_t o = 0; o < N_OPERATIONS; o++) {
                 c.operation = &operations[o];
+                c.searches = (o + t) % 2 == 0;
                 if (operations[o].n_models + operations[o].has_base > max_inputs || number++ % every != 0)
                     continue;
                 n_run++;

@@ -88,7 +88,8 @@ struct grid_case {
     const enum wm_dtype *types;
     uint64_t n_rows, row_elems, tile_elems;
     enum values values;
-    bool shifted; /* tensors start one element past an aligned address */
+    bool shifted;  /* tensors start one element past an aligned address */
+    bool searches; /* the device ends the search for k-th magnitudes alone, else the host leads it pass by pass */
 };
 
 #endif
