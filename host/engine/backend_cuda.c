@@ -130,6 +130,10 @@ static void cuda_thread_free(struct backend *b, void *thread)
             cudaStreamDestroy(t->compute);
         if (t->download)
             cudaStreamDestroy(t->download);
+        if (t->select)
+            cudaStreamDestroy(t->select);
+        if (t->home)
+            cudaStreamDestroy(t->home);
         for (int i = 0; i < CUDA_MAX_SPARE; i++)
             cudaFree(t->spare[i].at);
         cudaFree(t->model_counts.at);
@@ -139,6 +143,7 @@ static void cuda_thread_free(struct backend *b, void *thread)
     }
     backend_cuda_group_free(t->group);
     cudaFreeHost(t->host_reports);
+    cudaFreeHost(t->select_memory);
     cpu_scratch_free(t->scratch);
     free(t->check);
     free(t->free_slots);
@@ -160,6 +165,8 @@ static void *cuda_thread_new(struct backend *b, struct wm_error *err)
     CUDA(cudaStreamCreateWithFlags(&t->upload, cudaStreamNonBlocking), "creating a stream");
     CUDA(cudaStreamCreateWithFlags(&t->compute, cudaStreamNonBlocking), "creating a stream");
     CUDA(cudaStreamCreateWithFlags(&t->download, cudaStreamNonBlocking), "creating a stream");
+    CUDA(cudaStreamCreateWithFlags(&t->home, cudaStreamNonBlocking), "creating a stream");
+    TRY(backend_cuda_select_open(b, t, err));
     TRY(allocate_slots(b, t, err));
     CUDA(cudaHostAlloc((void **)&t->host_reports, CUDA_DEPTH * sizeof *t->host_reports, cudaHostAllocDefault),
          "allocating host memory");
@@ -184,7 +191,8 @@ out:
 
 static void free_side(struct cuda_thread *t, struct cuda_memory *memory)
 {
-    cudaFree(memory->at);
+    if (memory->at)
+        cudaFree(memory->at);
     t->side_used -= memory->n_bytes;
     *memory = (struct cuda_memory){NULL, 0};
 }
@@ -307,6 +315,8 @@ static void cuda_abandon(struct backend *b, void *thread)
     (void)cudaStreamSynchronize(t->upload);
     (void)cudaStreamSynchronize(t->compute);
     (void)cudaStreamSynchronize(t->download);
+    (void)cudaStreamSynchronize(t->select);
+    (void)cudaStreamSynchronize(t->home);
 }
 
 static void cuda_close(struct backend *b)

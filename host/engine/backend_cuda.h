@@ -2,8 +2,8 @@
  * backend_cuda.h: one NVIDIA GPU, among the files that drive it.
  *
  * What lives here: the state of the thread that drives a GPU, of a tensor and of a tile on its way, and what backend_cuda.c
- * (opening, thread, tensors), backend_cuda_tiles.c, backend_cuda_model.c and backend_cuda_groups.c take from each other.
- * What it must not know: jobs, files, how kernels work.
+ * (opening, thread, tensors), backend_cuda_tiles.c, backend_cuda_select.c, backend_cuda_model.c and backend_cuda_groups.c take
+ * from each other. What it must not know: jobs, files, how kernels work.
  */
 #ifndef WM_ENGINE_BACKEND_CUDA_H
 #define WM_ENGINE_BACKEND_CUDA_H
@@ -33,6 +33,9 @@ struct cuda_tensor {
     struct cuda_memory results; /* of the current pass, on the device              */
     uint64_t n_result_bytes;
     enum stat_pass results_of;         /* STAT_READY: none                                */
+    size_t n_launched;                 /* tiles of the current pass                       */
+    bool selects;                      /* the current pass ends with a search ...         */
+    struct device_select select;       /* ... whose results lie so                        */
     struct cuda_memory vector_weights; /* the device's copy of op->vector_weights         */
 };
 
@@ -41,6 +44,9 @@ struct cuda_slot {                    /* one tile on its way */
     unsigned char *out;
     struct device_report *report, *host_report;
     cudaEvent_t uploaded, computed, done;
+    const void **table; /* a search after this tile: addresses of the tensor's tiles, ... */
+    void *choices;      /* ... and what it found; both page-locked                        */
+    bool selected;
     uint64_t age; /* when it was taken */
     bool busy;
 };
@@ -59,6 +65,8 @@ enum cuda_counting { CUDA_NOT_COUNTING, CUDA_COUNTING, CUDA_NO_ROOM_TO_COUNT };
 /* Everything of the driving thread. */
 struct cuda_thread {
     cudaStream_t upload, compute, download;
+    cudaStream_t select, home; /* searches; results of a pass that has ended: neither waits for other tensors' tiles */
+    unsigned char *select_memory;
     struct cuda_slot slots[CUDA_DEPTH];
     unsigned char *memory, *out_memory;
     uint64_t slot_bytes, out_slot_bytes;
@@ -75,6 +83,11 @@ struct cuda_thread {
     enum cuda_counting counting;     /* of backend_cuda_model.c */
     struct cuda_memory model_counts; /* ... on the device: all that this thread has counted in the pass */
 };
+
+static inline void *backend_cuda_slot_at(const struct cuda_thread *t, uint32_t slot)
+{
+    return t->memory + (uint64_t)slot * t->slot_bytes;
+}
 
 /* Marks the backend as lost, with the reason. */
 enum wm_status backend_cuda_lose(struct backend *b, cudaError_t code, const char *what, struct wm_error *err);
@@ -106,6 +119,13 @@ enum wm_status backend_cuda_stream_in(struct backend *b, struct cuda_thread *t, 
 /* A task with model_statistics. */
 enum wm_status backend_cuda_submit_model(struct backend *b, struct cuda_thread *t, struct backend_task *task,
                                          struct wm_error *err);
+/* What searches on the device need for good. */
+enum wm_status backend_cuda_select_open(struct backend *b, struct cuda_thread *t, struct wm_error *err);
+/* As a pass begins: will it end with a search? Bytes of its results, or 0. */
+uint64_t backend_cuda_select_plan(struct cuda_tensor *x, const struct backend_task *task);
+/* After the launch of the pass's last tile, which is this one: the tile is done when the search is. */
+enum wm_status backend_cuda_select(struct backend *b, struct cuda_thread *t, struct cuda_tensor *x,
+                                   struct cuda_slot *slot, const struct backend_task *task, struct wm_error *err);
 
 /* NULL: nothing. */
 void backend_cuda_group_free(struct cuda_group *group);

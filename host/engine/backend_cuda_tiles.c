@@ -40,25 +40,38 @@ static void on_cpu(struct cuda_thread *t, struct backend_task *task)
         cpu_combine_tile(task->op, task->statistics, &task->tile, t->scratch, &task->report);
 }
 
+/* n_result_bytes becomes 0 when there is no room. */
+static enum wm_status place_results(struct backend *b, struct cuda_thread *t, struct cuda_tensor *x, uint64_t n_bytes,
+                                    struct wm_error *err)
+{
+    enum wm_status st = WM_OK;
+
+    x->n_result_bytes = n_bytes;
+    if (n_bytes > x->results.n_bytes) {
+        backend_cuda_give(t, &x->results);
+        TRY(backend_cuda_take(b, t, n_bytes, &x->results, err));
+        if (!x->results.at)
+            x->n_result_bytes = 0;
+    }
+out:
+    return st;
+}
+
 /* The results of a pass begin as zeros, once per pass. 0 bytes: the device has no kernel for it. */
 static enum wm_status begin_results(struct backend *b, struct cuda_thread *t, struct cuda_tensor *x,
                                     const struct backend_task *task, struct wm_error *err)
 {
     enum wm_status st = WM_OK;
-    uint64_t n_bytes;
 
     statistics_avoid_repeats(task->statistics); /* a device counts all bins: bets on samples are the CPU's */
-    n_bytes = device_pass_bytes(task->op, task->statistics);
-    if (n_bytes > x->results.n_bytes) {
-        backend_cuda_give(t, &x->results);
-        TRY(backend_cuda_take(b, t, n_bytes, &x->results, err));
-        if (!x->results.at)
-            n_bytes = 0;
-    }
-    x->n_result_bytes = n_bytes;
+    TRY(place_results(b, t, x, backend_cuda_select_plan(x, task), err));
+    x->selects = x->n_result_bytes != 0;
+    if (!x->selects)
+        TRY(place_results(b, t, x, device_pass_bytes(task->op, task->statistics), err));
     x->results_of = statistics_pass(task->statistics);
-    if (n_bytes)
-        CUDA(cudaMemsetAsync(x->results.at, 0, n_bytes, t->compute), "clearing statistics");
+    x->n_launched = 0;
+    if (x->n_result_bytes)
+        CUDA(cudaMemsetAsync(x->results.at, 0, x->n_result_bytes, t->compute), "clearing statistics");
 out:
     return st;
 }
@@ -82,11 +95,6 @@ out:
     return st;
 }
 
-static void *slot_at(const struct cuda_thread *t, uint32_t slot)
-{
-    return t->memory + (uint64_t)slot * t->slot_bytes;
-}
-
 /* Puts the tile's inputs on the device (those that are not there yet) and their addresses into `device`. */
 static enum wm_status upload_inputs(struct backend *b, struct cuda_thread *t, struct cuda_tensor *x,
                                     struct cuda_slot *slot, const struct backend_task *task, struct merge_tile *device,
@@ -99,7 +107,7 @@ static enum wm_status upload_inputs(struct backend *b, struct cuda_thread *t, st
         size_t n_bytes = tile->n_elems * dtype_bits(tile->in_dtype[i]) / 8;
         size_t at = (tile->index - x->first_tile) * (size_t)x->n_inputs + (size_t)i;
         uint32_t where = x->resident ? x->slots[at] : (slot->inputs[i] = t->free_slots[--t->n_free]);
-        void *memory = slot_at(t, where);
+        void *memory = backend_cuda_slot_at(t, where);
         device->in[i] = memory;
         if (x->resident && x->uploaded[at])
             continue;
@@ -118,6 +126,7 @@ static struct cuda_slot *take_slot(struct cuda_thread *t)
     for (int i = 0; i < CUDA_DEPTH; i++) {
         if (!t->slots[i].busy) {
             t->slots[i].busy = true;
+            t->slots[i].selected = false;
             t->slots[i].age = t->submitted++;
             for (int k = 0; k < TILE_MAX_INPUTS; k++)
                 t->slots[i].inputs[k] = CUDA_NO_SLOT;
@@ -200,12 +209,18 @@ static enum wm_status launch(struct backend *b, struct cuda_thread *t, struct cu
     enum wm_status st = WM_OK;
 
     TRY(upload_inputs(b, t, x, slot, task, &device, err));
-    if (turn.statistics)
+    if (turn.statistics) {
         CUDA(device_pass_launch(task->op, task->statistics, &device, x->results.at, t->compute),
              "launching statistics");
+        if (++x->n_launched == x->n_tiles && x->selects)
+            TRY(backend_cuda_select(b, t, x, slot, task, err));
+    }
     if (turn.combine)
         TRY(combine(b, t, x, slot, task, &device, err));
-    CUDA(cudaEventRecord(slot->done, turn.combine ? t->download : t->compute), "launching a tile's work");
+    CUDA(cudaEventRecord(slot->done, turn.combine     ? t->download
+                                     : slot->selected ? t->select
+                                                      : t->compute),
+         "launching a tile's work");
 out:
     return st;
 }
@@ -274,6 +289,8 @@ enum wm_status backend_cuda_await(struct backend *b, void *thread, struct backen
     CUDA(cudaEventSynchronize(slot->done), "computing");
     release_inputs(t, slot);
     slot->busy = false;
+    if (slot->selected)
+        device_select_collect(task->statistics, slot->choices);
     if (turn_of(task).combine) {
         merge_report_init(&task->report);
         device_report_collect(slot->host_report, &task->report);
@@ -292,15 +309,16 @@ enum wm_status backend_cuda_finish_pass(struct backend *b, void *thread, void *t
     enum wm_status st = WM_OK;
     void *results = NULL;
 
-    if (x->on_device && x->n_result_bytes && x->results_of == statistics_pass(statistics)) {
+    /* Every tile was awaited, so the results are there; on the compute stream the copy would wait for tiles of others. */
+    if (x->on_device && x->n_result_bytes && !x->selects && x->results_of == statistics_pass(statistics)) {
         results = malloc(x->n_result_bytes);
         if (!results) {
             st = error_no_memory(err, "collecting statistics");
             goto out;
         }
-        CUDA(cudaMemcpyAsync(results, x->results.at, x->n_result_bytes, cudaMemcpyDeviceToHost, t->compute),
+        CUDA(cudaMemcpyAsync(results, x->results.at, x->n_result_bytes, cudaMemcpyDeviceToHost, t->home),
              "downloading statistics");
-        CUDA(cudaStreamSynchronize(t->compute), "computing statistics");
+        CUDA(cudaStreamSynchronize(t->home), "downloading statistics");
         device_pass_collect(op, statistics, results);
     }
     x->results_of = STAT_READY;
