@@ -153,7 +153,7 @@ static void gather(struct compute *c, struct flight *f)
 }
 
 /* A tensor of one tile goes through all its passes at once: thousands of tiny tensors must not cost a hand-over each
- * time. Without the lock. */
+ * time. Not where several tiles are on their way at once: there its waits would hold up the others'. Without the lock. */
 static enum wm_status all_passes(struct compute *c, struct flight *f)
 {
     const struct backend_ops *ops = c->backend->ops;
@@ -238,7 +238,7 @@ static bool launch(struct compute *c, struct run_job *job, size_t tile, uint32_t
     run_job_fill_tile(job, tile, p->plan->memory.tile_elems, &f->task.tile);
     if (out_slot != RUN_NO_SLOT)
         f->task.tile.out = writer_out_bytes(p, job, tile, out_slot);
-    whole = pass != STAT_READY && job->resident && job->n_tiles == 1;
+    whole = pass != STAT_READY && job->resident && job->n_tiles == 1 && c->backend->depth == 1;
     pthread_mutex_unlock(&p->lock);
 
     began = file_now_seconds();
