@@ -10,9 +10,10 @@
 # cores it takes about 8 minutes.
 #
 #   GPU_CHECK_SECONDS=540       all of it; later steps are left out when time is short
-#   GPU_CHECK_STEPS="a b"       only these: equality nccl merges memcheck racecheck bench endtoend
+#   GPU_CHECK_STEPS="a b"       only these: equality nccl merges memcheck racecheck bench endtoend experts
 #   GPU_CHECK_DEVICE=cpu        a rehearsal without a GPU: the CPU takes its part, and bench is quick
 #   GPU_CHECK_LAYERS=32         layers of the 8B shape merged end to end (default: as many as fit into the RAM disk)
+#   GPU_CHECK_EXPERT_LAYERS=8   layers of 384 experts each (default: as many as fit, at most 8, or 1 when time is short)
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 root=$PWD
@@ -73,7 +74,7 @@ limit=${GPU_CHECK_SECONDS:-540}
 device=${GPU_CHECK_DEVICE:-cuda}
 quick=
 [ "$device" = cuda ] || quick=--quick
-steps=${GPU_CHECK_STEPS:-equality nccl merges memcheck racecheck bench endtoend}
+steps=${GPU_CHECK_STEPS:-equality nccl merges memcheck racecheck bench endtoend experts}
 rows=$out/gpu_check.rows
 : >"$rows"
 if [ ! -x "$gpu/warpmerge" ]; then
@@ -187,21 +188,28 @@ number() { # number FILE KEY: of a JSON file's top level
     python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))[sys.argv[2]])' "$1" "$2" 2>/dev/null || echo 0
 }
 
-# The largest number of layers of an 8B shape (2.1 GB, 0.44 GB a layer) of which base, three fine-tunes and two outputs
-# fit into the RAM disk and leave memory for the programs.
-layers() {
+room_mb() { # of the RAM disk, with memory left for the programs
+    local free_mb memory_mb
     free_mb=$(df -m --output=avail /dev/shm | tail -1)
     memory_mb=$(($(awk '/MemAvailable/ { print $2 }' /proc/meminfo) / 1024 - 12000))
     [ "$memory_mb" -ge "$free_mb" ] || free_mb=$memory_mb
-    n=$(((free_mb / 5 - 2150) / 440))
+    echo "$free_mb"
+}
+
+# The largest number of layers of an 8B shape (2.1 GB, 0.44 GB a layer) of which base, three fine-tunes and two outputs
+# fit.
+layers() {
+    local n
+    n=$((($(room_mb) / 5 - 2150) / 440))
     [ "$n" -le 32 ] || n=32
     echo "$n"
 }
 
-merge_once() { # merge_once METHOD DEVICE: writes $out/e2e_METHOD_DEVICE.json
+merge_once() { # merge_once METHOD DEVICE [NAME]: writes $out/e2e_NAME_DEVICE.json; NAME is METHOD if not given
+    local name=${3:-$1}
     rm -rf "$ram/out"
     timeout "$(left)" "$gpu/warpmerge" merge "$ram/$1.yml" "$ram/out" --device "$2" --memory 8GiB --no-sync \
-        --progress none --json >"$out/e2e_$1_$2.json" 2>"$out/e2e_$1_$2.log"
+        --progress none --json >"$out/e2e_${name}_$2.json" 2>"$out/e2e_${name}_$2.log"
 }
 
 peer() { # peer METHOD ARGUMENTS...
@@ -288,6 +296,54 @@ PY
     rm -rf "$models"
 }
 
+# A mixture of experts, and the same bytes in large tensors: layers of Qwen3-30B-A3B, whose 384 experts have 1.6 M elements
+# each, and of a model with one expert that is as large as all of them. What many tensors cost shows in the ratio.
+experts() {
+    local n layout method turn name verdict detail
+    n=$(($(room_mb) / 5 / 1260))
+    [ "$n" -le 8 ] || n=8
+    [ "$n" -le 1 ] || [ "$(left)" -ge 200 ] || n=1
+    n=${GPU_CHECK_EXPERT_LAYERS:-$n}
+    [ "$n" -ge 1 ] || {
+        row experts skip "the RAM disk is too small"
+        return
+    }
+    models=$ram/experts
+    for layout in experts large; do
+        # shellcheck disable=SC2046 # options or none
+        run "${layout}_models" 150 "$gpu/make_checkpoint" qwen3-30b-a3b --layers "$n" --vocab 8192 --fine-tunes 3 --seed 9 \
+            --out "$models" $([ $layout = experts ] || echo --experts 1 --experts-per-token 1 --intermediate 98304) || return
+        for method in linear3 ties; do
+            config "$method" >"$ram/$method.yml"
+            for turn in 1 2 3; do # the best of them counts: the first one also meets the RAM disk's fresh pages
+                [ "$turn" -eq 1 ] || [ "$(left)" -ge 15 ] || break
+                merge_once "$method" "$device" "${layout}_${method}_$turn" || {
+                    row "experts_$method" FAIL "$(tail -n 1 "$out/e2e_${layout}_${method}_${turn}_$device.log")"
+                    break
+                }
+            done
+        done
+        rm -rf "$models" "$ram/out"
+    done
+    python3 - "$out" "$device" $((384 * n)) <<'PY' >"$ram/experts.rows" 2>"$out/experts.log" || row experts FAIL "$(tail -n 1 "$out/experts.log")"
+import glob, json, sys
+out, device, n = sys.argv[1:4]
+for method in "linear3", "ties":
+    best = {}
+    for layout in "experts", "large":
+        turns = [json.load(open(f)) for f in glob.glob("%s/e2e_%s_%s_?_%s.json" % (out, layout, method, device))]
+        best[layout] = min(turns, key=lambda j: j["seconds"])
+    few, many = best["large"], best["experts"]
+    # Per byte: routers and the rest of a layer differ by half a thousandth.
+    ratio = (many["seconds"] / many["bytes_read"]) / (few["seconds"] / few["bytes_read"])
+    print("experts_%s\t%s\tratio %.2f, wanted 1.15: %s experts %.2f s, the same in large tensors %.2f s (%.1f GB read)" % (
+        method, "pass" if ratio <= 1.15 else "FAIL", ratio, n, many["seconds"], few["seconds"], many["bytes_read"] / 1e9))
+PY
+    while IFS=$'\t' read -r name verdict detail; do
+        row "$name" "$verdict" "$detail"
+    done <"$ram/experts.rows"
+}
+
 bench_rows() { # the figures that are asked for, out of bench.json
     python3 - "$out/bench.json" <<'PY'
 import json, sys
@@ -341,6 +397,7 @@ wanted memcheck 40 && sanitizer memcheck 151
 wanted racecheck 40 && sanitizer racecheck 211
 wanted bench 60 && bench
 wanted endtoend 60 && endtoend
+wanted experts 50 && experts
 
 echo
 python3 - "$rows" "$out/gpu_check.json" "$SECONDS" <<'PY'

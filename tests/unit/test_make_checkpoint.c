@@ -178,7 +178,7 @@ static void test_shapes_are_the_published_ones(void **state)
         {"mixtral-8x7b", 46702792704, 995},  {"qwen2-0.5b", 494032768, 290},  {"qwen3-235b-a22b", 235093634560, 36945},
         {"minilm", 22713216, 103},           {"tiny-llama", 222784, 39},      {"tiny-qwen2", 202816, 50},
         {"tiny-mixtral", 238400, 41},        {"tiny-qwen3-moe", 239040, 69},  {"tiny-bert", 107288, 39},
-        {"--tensors 250", 250 * 256, 250},
+        {"--tensors 250", 250 * 256, 250},   {"qwen3-30b-a3b", 30532122624, 18867},
     };
     const struct place *p = *state;
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
