@@ -257,6 +257,7 @@ static void many_chunks(void **state)
     if (EVERY > 1)
         skip();
     check(&x, USUAL, &dtype_cases[0], ks, 2);
+    check(&x, ONE_BIN, &dtype_cases[2], ks, 1);
 }
 
 /* The host searches where tiles are other processes', and where a pass is not COARSE. */
