@@ -4,7 +4,9 @@
  * What lives here: what device_statistics.c calls, and the layout of a pass's results where kernel and host must agree.
  * What it must not know: streams' order, the state machine.
  *
- * Results  GRAM    double [n_pairs][n_chunks]                       L1    double [n_l1][2][n_chunks]
+ * Results  GRAM    double [n_pairs][n_chunks], [n_pairs][columns], or [n_pairs][rows] and for rows that a tile leaves open
+ *                  [2][n_pairs][FIXED_SUM_LANES]
+ *          L1      double [n_l1][2][n_chunks]
  *          COARSE  u64 [models of the pass][KTH_COARSE_BINS]        FINE  u64 [models of the pass][KTH_FINE_BINS]
  *          TIES    u32 [models of the pass][n_tiles]
  *          WHOLE   u64 threshold and, in the upper half, tie index [models of the pass]
@@ -33,6 +35,9 @@ struct device_choice {
 
 cudaError_t device_gram_launch(const struct merge_op *op, const struct statistics *s, const struct merge_tile *tile,
                                double *results, cudaStream_t stream);
+/* Rows or columns: tiles in order. */
+cudaError_t device_vector_gram_launch(const struct merge_op *op, const struct statistics *s,
+                                      const struct merge_tile *tile, double *results, cudaStream_t stream);
 cudaError_t device_l1_launch(const struct merge_op *op, const struct statistics *s, const struct merge_tile *tile,
                              double *results, cudaStream_t stream);
 cudaError_t device_kth_launch(const struct statistics *s, const struct merge_tile *tile, void *results,
@@ -46,6 +51,12 @@ cudaError_t device_model_kth_launch(const struct merge_op *op, const struct mode
                                     const struct merge_tile *tile, uint64_t *counts, cudaStream_t stream);
 cudaError_t device_model_signs_launch(const struct merge_op *op, const struct model_statistics *ms,
                                       const struct merge_tile *tile, uint64_t *counts, cudaStream_t stream);
+
+/* GRAM by rows: where the open ones begin, in doubles. */
+static inline uint64_t device_open_rows_at(const struct statistics *s)
+{
+    return (uint64_t)s->n_pairs * s->vectors.n_vectors;
+}
 
 static inline uint64_t device_chunks(uint64_t n_elems)
 {

@@ -19,11 +19,20 @@ static uint64_t count_active(const struct statistics *s)
     return n;
 }
 
+static uint64_t gram_bytes(const struct merge_op *op, const struct statistics *s)
+{
+    uint64_t n_pairs = (uint64_t)s->n_pairs;
+    if (op->axis == AXIS_TENSOR)
+        return n_pairs * s->n_chunks * sizeof(double);
+    if (op->axis == AXIS_COLUMNS)
+        return n_pairs * s->vectors.n_vectors * sizeof(double);
+    return (device_open_rows_at(s) + 2 * n_pairs * FIXED_SUM_LANES) * sizeof(double);
+}
+
 uint64_t device_pass_bytes(const struct merge_op *op, const struct statistics *s)
 {
     switch (s->pass) {
-    case STAT_GRAM:
-        return s->gram != NULL && op->n_models == 2 ? (uint64_t)s->n_pairs * s->n_chunks * sizeof(double) : 0;
+    case STAT_GRAM: return gram_bytes(op, s);
     case STAT_KTH_COARSE: return count_active(s) * KTH_COARSE_BINS * sizeof(uint64_t);
     case STAT_KTH_FINE: return count_active(s) * KTH_FINE_BINS * sizeof(uint64_t);
     case STAT_KTH_TIES: return count_active(s) * s->n_tiles * sizeof(uint32_t);
@@ -65,7 +74,9 @@ cudaError_t device_pass_launch(const struct merge_op *op, const struct statistic
     if (tile->n_elems == 0)
         return cudaSuccess;
     switch (s->pass) {
-    case STAT_GRAM: return device_gram_launch(op, s, tile, results, stream);
+    case STAT_GRAM:
+        return op->axis == AXIS_TENSOR ? device_gram_launch(op, s, tile, results, stream)
+                                       : device_vector_gram_launch(op, s, tile, results, stream);
     case STAT_L1: return device_l1_launch(op, s, tile, results, stream);
     case STAT_KTH_GUESS:
     case STAT_KTH_COARSE:
@@ -123,10 +134,22 @@ static void collect_kth(const struct statistics *s, struct kth *kth, uint64_t sl
     }
 }
 
+/* Columns are finished by statistics_finish_pass, rows, as on the CPU, as soon as their sums are there. */
+static void collect_gram(const struct merge_op *op, struct statistics *s, const double *results)
+{
+    if (op->axis == AXIS_TENSOR)
+        memcpy(s->gram, results, gram_bytes(op, s));
+    else if (op->axis == AXIS_COLUMNS)
+        memcpy(s->vectors.sums, results, gram_bytes(op, s));
+    else
+        for (uint64_t row = 0; row < s->vectors.n_vectors; row++)
+            statistics_vector_weights(op, s, row, results + row, (size_t)s->vectors.n_vectors);
+}
+
 void device_pass_collect(const struct merge_op *op, struct statistics *s, const void *results)
 {
     if (s->pass == STAT_GRAM) {
-        memcpy(s->gram, results, device_pass_bytes(op, s));
+        collect_gram(op, s, results);
         return;
     }
     if (s->pass == STAT_L1) {

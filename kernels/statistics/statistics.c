@@ -507,33 +507,39 @@ static void finish_l1(struct statistics *s, struct merge_op *op)
     }
 }
 
-void statistics_fill_gram(const double *pair_sums, size_t stride, int n, double *gram)
+/* The full symmetric matrix. */
+static void fill_gram(const double *pair_sums, size_t stride, int n, double *gram)
 {
     for (int i = 0; i < n; i++)
         for (int j = i; j < n; j++)
             gram[i * n + j] = gram[j * n + i] = pair_sums[(size_t)gram_pair(i, j, n) * stride];
 }
 
+void statistics_vector_weights(const struct merge_op *op, struct statistics *s, uint64_t vector,
+                               const double *pair_sums, size_t stride)
+{
+    double gram[METHOD_MAX_MODELS * METHOD_MAX_MODELS];
+    fill_gram(pair_sums, stride, op->n_models, gram);
+    op->method->coefficients(op, gram, &s->vectors.weights[vector * (uint64_t)op->n_models]);
+}
+
 static void finish_gram(struct statistics *s, struct merge_op *op)
 {
     int n = s->n_models;
-    double gram[METHOD_MAX_MODELS * METHOD_MAX_MODELS];
     if (op->axis == AXIS_TENSOR) {
-        double sums[METHOD_MAX_MODELS * (METHOD_MAX_MODELS + 1) / 2];
+        double sums[METHOD_MAX_MODELS * (METHOD_MAX_MODELS + 1) / 2], gram[METHOD_MAX_MODELS * METHOD_MAX_MODELS];
         float weights[METHOD_MAX_MODELS];
         for (int p = 0; p < s->n_pairs; p++)
             sums[p] = fixed_sum_tree(&s->gram[(size_t)p * s->n_chunks], s->n_chunks);
-        statistics_fill_gram(sums, 1, n, gram);
+        fill_gram(sums, 1, n, gram);
         op->method->coefficients(op, gram, weights);
         for (int m = 0; m < n; m++)
             op->models[m].weight = weights[m];
         return;
     }
     if (op->axis == AXIS_COLUMNS)
-        for (uint64_t v = 0; v < s->vectors.n_vectors; v++) {
-            statistics_fill_gram(&s->vectors.sums[v], (size_t)s->vectors.n_vectors, n, gram);
-            op->method->coefficients(op, gram, &s->vectors.weights[v * (uint64_t)n]);
-        }
+        for (uint64_t v = 0; v < s->vectors.n_vectors; v++)
+            statistics_vector_weights(op, s, v, &s->vectors.sums[v], (size_t)s->vectors.n_vectors);
     op->vector_weights = s->vectors.weights; /* rows are finished as they end, by the driver */
 }
 

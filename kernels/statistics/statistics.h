@@ -117,12 +117,13 @@ static inline int statistics_sample_row(const struct statistics *s, size_t tile)
 }
 
 /* Row of the upper triangle, i <= j, of an n x n matrix. */
-static inline int gram_pair(int i, int j, int n)
+HD int gram_pair(int i, int j, int n)
 {
     return i * n - i * (i - 1) / 2 + (j - i);
 }
 
-/* The full symmetric matrix from sums of pairs that lie `stride` apart. */
-void statistics_fill_gram(const double *pair_sums, size_t stride, int n, double *gram);
+/* The weights of one row or column from its sums of pairs, which lie `stride` apart. */
+void statistics_vector_weights(const struct merge_op *op, struct statistics *s, uint64_t vector,
+                               const double *pair_sums, size_t stride);
 
 #endif

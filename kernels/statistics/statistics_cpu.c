@@ -146,11 +146,10 @@ static void add_row_piece(const float *restrict a, const float *b, size_t n, uin
 
 static void finish_row(const struct merge_op *op, struct statistics *s, uint64_t row)
 {
-    double sums[METHOD_MAX_MODELS * (METHOD_MAX_MODELS + 1) / 2], gram[METHOD_MAX_MODELS * METHOD_MAX_MODELS];
+    double sums[METHOD_MAX_MODELS * (METHOD_MAX_MODELS + 1) / 2];
     for (int p = 0; p < s->n_pairs; p++)
         sums[p] = fixed_sum_lanes(&s->vectors.sums[p * FIXED_SUM_LANES]);
-    statistics_fill_gram(sums, 1, op->n_models, gram);
-    op->method->coefficients(op, gram, &s->vectors.weights[row * (uint64_t)op->n_models]);
+    statistics_vector_weights(op, s, row, sums, 1);
     memset(s->vectors.sums, 0, (size_t)s->n_pairs * FIXED_SUM_LANES * sizeof *s->vectors.sums);
 }
 

@@ -276,7 +276,8 @@ static void device_pass(const struct grid_case *c, struct buffers *b, const stru
         n_bytes = plan.n_result_bytes;
     room_for_results(b, n_bytes);
     CUDA(cudaMemsetAsync(b->device_results, 0, (size_t)n_bytes, b->stream));
-    for (uint64_t t = tiles_of(c); t-- > 0;) { /* backwards: order must not show */
+    for (uint64_t i = 0; i < tiles_of(c); i++) { /* backwards where it may be: order must not show */
+        uint64_t t = statistics_in_order(s) ? i : tiles_of(c) - 1 - i;
         if (!statistics_needs_tile(s, (size_t)t))
             continue;
         tile_at(c, op, b->device, NULL, t, &tile);

@@ -36,6 +36,7 @@ static const struct operation operations[] = {
     {"nuslerp", 2, true, {{0}}},
     {"nuslerp", 2, false, {{"nuslerp_flatten", 0}}},
     {"nuslerp", 2, true, {{"nuslerp_flatten", 0}}},
+    {"nuslerp", 2, false, {{"nuslerp_flatten", 0}, {"nuslerp_row_wise", 1}}},
     {"nuslerp", 2, true, {{"nuslerp_flatten", 0}, {"nuslerp_row_wise", 1}}},
     {"task_arithmetic", 1, true, {{0}}},
     {"task_arithmetic", 2, true, {{"lambda", 0.7}}},
@@ -74,9 +75,9 @@ static const enum wm_dtype types[][4] = {
 /* Rows and columns: DESIGN section 7's edges, around groups of 8, warps, and the chunk of 16384. */
 static const struct {
     uint64_t n_rows, row_elems;
-} shapes[] = {{1, 1},     {1, 7},    {31, 1},    {4, 8},      {3, 11},    {5, 13},
-              {1, 511},   {8, 512},  {37, 129},  {1, 16383},  {128, 128}, {1, 16385},
-              {3, 16384}, {7, 9362}, {96, 1024}, {1, 131071}, {513, 257}, {640, 1000}};
+} shapes[] = {{1, 1},     {1, 7},      {31, 1},    {4, 8},      {3, 11},    {5, 13},    {1, 511},
+              {8, 512},   {37, 129},   {1, 16383}, {128, 128},  {1, 16385}, {3, 16384}, {7, 9362},
+              {96, 1024}, {1, 131071}, {513, 257}, {640, 1000}, {3, 40001}, {40000, 3}};
 #define N_SHAPES (sizeof shapes / sizeof *shapes)
 
 /* What the inputs hold. */

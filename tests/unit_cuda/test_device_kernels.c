@@ -61,7 +61,44 @@ static void host_pass(const struct merge_op *op, struct statistics *s, const str
     cpu_scratch_free(scratch);
 }
 
-/* The sums of every chunk are the CPU's, bit for bit: coefficients are rounded too often to show a wrong order. */
+/* Every Gram matrix that coefficients are computed from, in order: the coefficients themselves are rounded too often to
+ * show a wrong order of sums. */
+struct gram_record {
+    double *values;
+    size_t n, room;
+};
+static struct gram_record *record; /* of the side that is running */
+static const struct method *recorded_method;
+
+static void record_coefficients(const struct merge_op *op, const double *gram, float *weights)
+{
+    size_t n = (size_t)op->n_models * (size_t)op->n_models;
+    if (record->n + n > record->room) {
+        record->room = 2 * (record->n + n);
+        record->values = realloc(record->values, record->room * sizeof *gram);
+        assert_non_null(record->values);
+    }
+    memcpy(record->values + record->n, gram, n * sizeof *gram);
+    record->n += n;
+    if (recorded_method->coefficients != NULL)
+        recorded_method->coefficients(op, gram, weights);
+    else /* of a method that has none: anything that depends on all of the matrix */
+        for (int m = 0; m < op->n_models; m++)
+            weights[m] = (float)atan(gram[m * op->n_models + (m + 1) % op->n_models]);
+}
+
+static void assert_same_record(const struct gram_record *got, const struct gram_record *expected, const char *what)
+{
+    if (got->n != expected->n)
+        fail_msg("%s: %zu dot products, expected %zu", what, got->n, expected->n);
+    for (size_t i = 0; i < got->n; i++)
+        if (memcmp(&got->values[i], &expected->values[i], sizeof *got->values) != 0 &&
+            !(isnan(got->values[i]) && isnan(expected->values[i])))
+            fail_msg("%s: dot product %zu of %zu is %a, expected %a", what, i, got->n, got->values[i],
+                     expected->values[i]);
+}
+
+/* The sums of every chunk are the CPU's, bit for bit: whatever becomes of them is rounded too often to show a wrong order. */
 static void check_chunk_sums(const struct merge_op *op, struct statistics *s, const struct merge_tile *arrays,
                              const struct device_run *run)
 {
@@ -135,7 +172,7 @@ static void device_pass(const struct merge_op *op, struct statistics *s, const s
     run->n_guessed += s->pass == STAT_KTH_GUESS;
     if (s->pass == STAT_KTH_GUESS)
         check_guess_counts(op, s, arrays, run);
-    if (s->pass == STAT_GRAM || s->pass == STAT_L1)
+    if ((s->pass == STAT_GRAM && op->axis == AXIS_TENSOR) || s->pass == STAT_L1)
         check_chunk_sums(op, s, arrays, run);
 }
 
@@ -233,8 +270,9 @@ struct shape {
 
 static int n_stand, n_guessed; /* of all cases so far */
 
-static void check(const struct method_case *c, const struct shape *shape, const struct dtype_case *types,
-                  size_t misalign, enum pattern pattern)
+/* `c` with its Gram matrices recorded; with `gram`, also for a method that asks for none, along this axis. */
+static void check_gram(const struct method_case *c, const struct shape *shape, const struct dtype_case *types,
+                       size_t misalign, enum pattern pattern, bool gram, enum merge_axis axis)
 {
     static size_t n_cases;
     if (n_cases++ % EVERY != 0)
@@ -242,12 +280,21 @@ static void check(const struct method_case *c, const struct shape *shape, const 
     struct merge_op cpu_op, device_op;
     char message[256] = "", what[512];
     size_t n = (size_t)(shape->n_rows * shape->row_elems);
-    snprintf(what, sizeof what, "%s of %d, %llu x %llu in tiles of %llu, %s, %zu bytes off, %s", c->method, c->n_models,
-             (unsigned long long)shape->n_rows, (unsigned long long)shape->row_elems,
-             (unsigned long long)shape->tile_elems, types->name, misalign, pattern_names[pattern]);
+    snprintf(what, sizeof what, "%s of %d, %llu x %llu in tiles of %llu, %s, %zu bytes off, %s, axis %d", c->method,
+             c->n_models, (unsigned long long)shape->n_rows, (unsigned long long)shape->row_elems,
+             (unsigned long long)shape->tile_elems, types->name, misalign, pattern_names[pattern], (int)axis);
     if (prepare_op(&cpu_op, c->method, c->n_models, c->has_base, shape->n_rows, shape->row_elems, 42, c->settings,
                    message) != WM_OK)
         fail_msg("%s: %s", what, message);
+    struct gram_record records[2] = {{NULL, 0, 0}, {NULL, 0, 0}};
+    struct method recording = *cpu_op.method;
+    recording.coefficients = record_coefficients;
+    recorded_method = cpu_op.method;
+    cpu_op.method = &recording;
+    if (gram) {
+        cpu_op.needs_gram = true;
+        cpu_op.axis = axis;
+    }
     device_op = cpu_op;
     struct merge_tile arrays = {.n_elems = n, .out_dtype = types->out};
     void *owned[TILE_MAX_INPUTS + 1], *base = new_weights(n, types->base, 1);
@@ -269,20 +316,31 @@ static void check(const struct method_case *c, const struct shape *shape, const 
     struct device_run device_run = {
         .tile_elems = shape->tile_elems, .misalign = misalign, .speculate = shape->speculate};
     arrays.out = expected;
+    record = &records[0];
     run_op(&cpu_op, &arrays, &run);
     arrays.out = got;
+    record = &records[1];
     device_run_op(&device_op, &arrays, &device_run);
+    assert_same_record(&records[1], &records[0], what);
     assert_same_op(&device_op, &cpu_op, what);
     assert_same_elements(got, expected, types->out, n, what);
     assert_same_report(&device_run.report, &run.report, what);
     n_stand += device_run.n_stand;
     n_guessed += device_run.n_guessed;
-    if (device_run.n_host_passes > (cpu_op.axis != AXIS_TENSOR))
+    if (device_run.n_host_passes > 0)
         fail_msg("%s: %d passes ran on the host", what, device_run.n_host_passes);
+    free(records[0].values);
+    free(records[1].values);
     free(expected);
     free(got);
     for (int i = 0; i < n_owned; i++)
         free(owned[i]);
+}
+
+static void check(const struct method_case *c, const struct shape *shape, const struct dtype_case *types,
+                  size_t misalign, enum pattern pattern)
+{
+    check_gram(c, shape, types, misalign, pattern, false, AXIS_TENSOR);
 }
 
 /* ---- tests -------------------------------------------------------------------------------------------------- */
@@ -319,16 +377,56 @@ static void test_tile_ends(void **state)
                   (enum pattern)(turn / 2 % N_PATTERNS));
 }
 
-/* Matrices whose rows are odd and cross tiles. */
+/* Matrices whose rows are odd, cross tiles, or are longer than they are. */
 static void test_rows(void **state)
 {
     static const struct shape shapes[] = {
-        {3, 7, CHUNK, false}, {129, 131, CHUNK, false}, {5, 8193, 2 * CHUNK, false}, {17000, 1, CHUNK, false}};
+        {3, 7, CHUNK, false},         {129, 131, CHUNK, false}, {5, 8193, 2 * CHUNK, false}, {17000, 1, CHUNK, false},
+        {2, CHUNK + 1, CHUNK, false}, {3, 40001, CHUNK, false}, {3, 2 * CHUNK, CHUNK, false}};
     (void)state;
     for (size_t c = 0; c < N_METHOD_CASES; c++)
         if (strcmp(method_cases[c].method, "nuslerp") == 0)
             for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++)
-                check(&method_cases[c], &shapes[i], &dtype_cases[i], 0, i % 2 == 0 ? NORMAL : NOT_FINITE);
+                check(&method_cases[c], &shapes[i], &dtype_cases[(c + i) % N_DTYPE_CASES], misaligns[i % 2 * c % 5],
+                      i % 2 == 0 ? NORMAL : NOT_FINITE);
+}
+
+static const struct method_case many_inputs = {"linear", 0, false, {GLOBAL("weight", 1.0)}};
+static const struct method_case many_deltas = {"task_arithmetic", 0, true, {GLOBAL("weight", 1.0)}};
+
+/* Gram matrices of vectors of every small size: one row, one column, rows that end in every lane. */
+static void test_small_vectors(void **state)
+{
+    static const uint64_t sizes[] = {1, 7, 31, 32, 33, 65};
+    const size_t n_sizes = sizeof sizes / sizeof sizes[0];
+    size_t turn = 0;
+    (void)state;
+    for (size_t r = 0; r < n_sizes; r++)
+        for (size_t e = 0; e < n_sizes; e++)
+            for (int axis = AXIS_TENSOR; axis <= AXIS_COLUMNS; axis++, turn++) {
+                struct method_case c = turn % 2 == 0 ? many_inputs : many_deltas;
+                struct shape shape = {sizes[r], sizes[e], CHUNK, false};
+                c.n_models = 2 + (int)(turn / 6 % 4);
+                check_gram(&c, &shape, &dtype_cases[turn % N_DTYPE_CASES], turn % 4 < 2 ? 0 : misaligns[turn / 4 % 5],
+                           turn % 5 == 0 ? NOT_FINITE : NORMAL, true, (enum merge_axis)axis);
+            }
+}
+
+/* Gram matrices of 1 to 9 models and the most there can be, in tiles that end within rows. */
+static void test_gram_of_many(void **state)
+{
+    static const int counts[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, METHOD_MAX_MODELS};
+    static const struct shape shapes[] = {{131, 263, CHUNK, false}, {33, 521, CHUNK, false}};
+    size_t turn = 0;
+    (void)state;
+    for (size_t i = 0; i < sizeof counts / sizeof counts[0]; i++)
+        for (int axis = AXIS_TENSOR; axis <= AXIS_COLUMNS; axis++)
+            for (int deltas = 0; deltas < 2; deltas++, turn++) {
+                struct method_case c = deltas ? many_deltas : many_inputs;
+                c.n_models = counts[i];
+                check_gram(&c, &shapes[counts[i] > 9], &dtype_cases[turn % N_DTYPE_CASES], 0,
+                           turn % 3 == 0 ? NOT_FINITE : NORMAL, true, (enum merge_axis)axis);
+            }
 }
 
 /* The search for a k-th magnitude over data that is hard on histograms. */
@@ -428,9 +526,12 @@ static void test_alignments(void **state)
 int main(void)
 {
     static const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_small_shapes),     cmocka_unit_test(test_tile_ends),  cmocka_unit_test(test_rows),
-        cmocka_unit_test(test_adversarial_data), cmocka_unit_test(test_large_tile), cmocka_unit_test(test_model_counts),
-        cmocka_unit_test(test_alignments),       cmocka_unit_test(test_tile_tails), cmocka_unit_test(test_speculation),
+        cmocka_unit_test(test_small_shapes), cmocka_unit_test(test_tile_ends),
+        cmocka_unit_test(test_rows),         cmocka_unit_test(test_adversarial_data),
+        cmocka_unit_test(test_large_tile),   cmocka_unit_test(test_model_counts),
+        cmocka_unit_test(test_alignments),   cmocka_unit_test(test_tile_tails),
+        cmocka_unit_test(test_speculation),  cmocka_unit_test(test_small_vectors),
+        cmocka_unit_test(test_gram_of_many),
     };
     int n_devices = 0;
     if (cudaGetDeviceCount(&n_devices) != cudaSuccess || n_devices == 0) {
