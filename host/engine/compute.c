@@ -131,7 +131,8 @@ static void gather(struct compute *c, struct flight *f)
     struct run_job *job = f->job;
     enum stat_pass next;
 
-    run_job_advance_order(job);
+    if (c->backend->depth == 1)
+        run_job_advance_order(job);
     if (job->n_ready)
         pthread_cond_signal(&p->can_compute);
     if (!job->resident)
@@ -262,6 +263,8 @@ static bool launch(struct compute *c, struct run_job *job, size_t tile, uint32_t
         schedule_begin_pass(p, job, STAT_READY);
         return false;
     }
+    if (c->backend->depth > 1 && f->err.status == WM_OK)
+        run_job_advance_order(job); /* what is submitted in order is computed in order: the next one need not wait */
     c->n_flights++;
     return true;
 }

@@ -82,7 +82,8 @@ bool run_job_writes(const struct run_job *job);
 bool run_job_needs_tile(const struct run_job *job, size_t tile); /* in the current pass */
 /* The tile's data has arrived: makes it ready, or remembers it where tiles must go in order. */
 void run_job_arrived(struct run_job *job, size_t tile);
-/* After a tile of an in-order pass: makes the next one ready if it has arrived. */
+/* After a tile of an in-order pass, or as soon as its backend sees to the order: makes the next one ready if it has
+ * arrived. */
 void run_job_advance_order(struct run_job *job);
 uint64_t run_job_tile_elem(const struct run_job *job, size_t tile, uint64_t tile_elems); /* its first element */
 bool run_job_tile_is_done(const struct run_job *job, size_t tile, uint64_t tile_elems);

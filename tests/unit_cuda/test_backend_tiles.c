@@ -42,6 +42,20 @@ static void close_backend(struct backend *b, void *thread)
         fail_msg("%s", text);
 }
 
+/* Linked in place of cpu_statistics_tile: the GPU leaves nothing but samples to the CPU. */
+static int n_cpu_tiles;
+void __real_cpu_statistics_tile(const struct merge_op *op, struct statistics *s, const struct merge_tile *tile,
+                                struct cpu_scratch *scratch);
+void __wrap_cpu_statistics_tile(const struct merge_op *op, struct statistics *s, const struct merge_tile *tile,
+                                struct cpu_scratch *scratch);
+
+void __wrap_cpu_statistics_tile(const struct merge_op *op, struct statistics *s, const struct merge_tile *tile,
+                                struct cpu_scratch *scratch)
+{
+    n_cpu_tiles += statistics_pass(s) != STAT_KTH_SAMPLE;
+    __real_cpu_statistics_tile(op, s, tile, scratch);
+}
+
 static void check(const struct method_case *c, const struct dtype_case *types, uint64_t n, enum pattern pattern,
                   const struct device *device, bool speculate, struct tiles_run *run)
 {
@@ -52,10 +66,12 @@ static void check(const struct method_case *c, const struct dtype_case *types, u
     struct merge_op op, cpu_op;
     char message[256] = "", what[256];
     struct backend *b = open_backend(device, &thread);
+    uint64_t n_rows = n % 11 == 0 ? 11 : 1; /* rows that cross tiles */
 
     snprintf(what, sizeof what, "%s of %d, %s, %s%s", c->method, c->n_models, types->name, pattern_names[pattern],
              speculate ? ", speculated" : "");
-    assert_int_equal(prepare_op(&op, c->method, c->n_models, c->has_base, 1, n, 9, c->settings, message), WM_OK);
+    assert_int_equal(prepare_op(&op, c->method, c->n_models, c->has_base, n_rows, n / n_rows, 9, c->settings, message),
+                     WM_OK);
     cpu_op = op;
     for (int i = 0; i < merge_op_n_inputs(&op); i++) {
         int m = i - (c->has_base ? 1 : 0);
@@ -68,7 +84,9 @@ static void check(const struct method_case *c, const struct dtype_case *types, u
     run_op(&cpu_op, &arrays, &cpu);
     arrays.out = out;
     *run = (struct tiles_run){.tile_elems = CHUNK, .speculate = speculate};
+    n_cpu_tiles = 0;
     run_tensor(b, thread, &op, &arrays, run);
+    assert_int_equal(n_cpu_tiles, 0);
     if (run->status == WM_OK) {
         assert_same_op(&op, &cpu_op, what);
         assert_same_elements(out, expected, types->out, (size_t)n, what);

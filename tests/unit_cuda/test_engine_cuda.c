@@ -1,6 +1,7 @@
 /* Whole merges on a pretended GPU: the CPU's bytes, whatever the streams do, the memory holds, or the n-th call returns. */
 #include "base/file.h"
 #include "cuda_on_cpu.h"
+#include "methods/device.h"
 #include "support/merge_cases.h"
 
 #include <setjmp.h>
@@ -119,6 +120,94 @@ static void a_gpu_gives_the_cpus_bytes(void **state)
     fixture_release(&f);
 }
 
+/* ---- who computes Gram matrices of rows and columns ------------------------------------------------------------- */
+
+static struct {
+    int on_gpu, on_cpu;        /* tiles of tensors that are worth a GPU           */
+    int unawaited, most_ahead; /* tiles on the GPU since something was waited for */
+} vector_passes;
+
+cudaError_t __real_device_pass_launch(const struct merge_op *op, const struct statistics *s,
+                                      const struct merge_tile *tile, void *results, cudaStream_t stream);
+cudaError_t __wrap_device_pass_launch(const struct merge_op *op, const struct statistics *s,
+                                      const struct merge_tile *tile, void *results, cudaStream_t stream);
+void __real_cpu_statistics_tile(const struct merge_op *op, struct statistics *s, const struct merge_tile *tile,
+                                struct cpu_scratch *scratch);
+void __wrap_cpu_statistics_tile(const struct merge_op *op, struct statistics *s, const struct merge_tile *tile,
+                                struct cpu_scratch *scratch);
+cudaError_t __real_cudaEventSynchronize(cudaEvent_t event);
+cudaError_t __wrap_cudaEventSynchronize(cudaEvent_t event);
+
+/* Linked in place of device_pass_launch, and so on. Counted where one thread drives one GPU. */
+cudaError_t __wrap_device_pass_launch(const struct merge_op *op, const struct statistics *s,
+                                      const struct merge_tile *tile, void *results, cudaStream_t stream)
+{
+    if (op->axis != AXIS_TENSOR) {
+        int ahead = __atomic_add_fetch(&vector_passes.unawaited, 1, __ATOMIC_RELAXED);
+        __atomic_fetch_add(&vector_passes.on_gpu, 1, __ATOMIC_RELAXED);
+        if (ahead > __atomic_load_n(&vector_passes.most_ahead, __ATOMIC_RELAXED))
+            __atomic_store_n(&vector_passes.most_ahead, ahead, __ATOMIC_RELAXED);
+    }
+    return __real_device_pass_launch(op, s, tile, results, stream);
+}
+
+void __wrap_cpu_statistics_tile(const struct merge_op *op, struct statistics *s, const struct merge_tile *tile,
+                                struct cpu_scratch *scratch)
+{
+    if (op->axis != AXIS_TENSOR && op->n_elems >= 65536)
+        __atomic_fetch_add(&vector_passes.on_cpu, 1, __ATOMIC_RELAXED);
+    __real_cpu_statistics_tile(op, s, tile, scratch);
+}
+
+cudaError_t __wrap_cudaEventSynchronize(cudaEvent_t event)
+{
+    __atomic_store_n(&vector_passes.unawaited, 0, __ATOMIC_RELAXED);
+    return __real_cudaEventSynchronize(event);
+}
+
+/* Tensors that are merged row by row or column by column in tiles that begin in the middle of a row: every tile's sums are
+ * the GPU's, the next tile is launched before the last one is waited for, and the bytes are the CPU's. */
+static void rows_and_columns_stay_on_the_gpu(void **state)
+{
+    struct fixture f;
+    char out[32];
+    int n_merges = 0;
+
+    (void)state;
+    vector_passes.most_ahead = 0;
+    fixture_init(&f);
+    merge_cases_write_models(&f);
+    for (size_t r = 0; r < merge_cases_count; r++) {
+        struct hash128 expected;
+        if (!strstr(merge_cases_recipes[r], "nuslerp_flatten: false"))
+            continue;
+        merge_cases_write_config(&f, "c.yml", merge_cases_recipes[r]);
+        snprintf(out, sizeof out, "cpu%zu", r);
+        expected = on_the_cpu(&f, out);
+        for (int lazy = 0; lazy < 2; lazy++, n_merges++) {
+            struct cuda_on_cpu_config machine = cuda_on_cpu_default();
+            struct wm_options o;
+            struct heard h;
+            machine.lazy_streams = lazy;
+            cuda_on_cpu_configure(&machine);
+            set_up(&o, &h, WM_DEVICE_CUDA);
+            o.verify_per_1000 = 1000;
+            vector_passes.on_gpu = vector_passes.on_cpu = 0;
+            snprintf(out, sizeof out, "gpu%zu-%d", r, lazy);
+            expect_merge(&f, out, &o);
+            assert_true(hash128_equal(expected, fixture_digest(&f, out)));
+            assert_int_equal(vector_passes.on_gpu, 5 + 5); /* model.embed_tokens.weight and model.layers.0.a */
+            assert_int_equal(vector_passes.on_cpu, 0);
+            expect_no_leaks();
+        }
+    }
+    assert_int_equal(n_merges, 4);
+    assert_true(vector_passes.most_ahead > 1); /* readers may be late in one of the merges, not in all */
+    fixture_release(&f);
+}
+
+/* ---- failures ---------------------------------------------------------------------------------------------------- */
+
 /* The n-th CUDA call fails, for good or once: the merge goes on without the device and ends with the right bytes, or it
  * ends with an error and the same command finishes it. Never wrong bytes, never a leak of what is not lost. */
 static void the_nth_call_may_fail(void **state)
@@ -209,6 +298,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_gpu_gives_the_cpus_bytes),
+        cmocka_unit_test(rows_and_columns_stay_on_the_gpu),
         cmocka_unit_test(the_nth_call_may_fail),
         cmocka_unit_test(no_gpu_is_said_or_done_without),
     };
