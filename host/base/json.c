@@ -4,7 +4,6 @@
  */
 #include "base/json.h"
 
-#include "base/hash.h"
 #include "base/text.h"
 
 #include <locale.h>
@@ -12,8 +11,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
-#include <time.h>
 
 /* cJSON 1.7 takes the first 63 characters of a number and stumbles over the rest; a double's longest spelling has 24. */
 #define NUMBER_MAX_BYTES 63
@@ -443,91 +440,7 @@ enum json_event json_next(struct json_scanner *s)
     return in_object ? scan_key(s) : scan_value(s);
 }
 
-/* ---- sets of keys ------------------------------------------------------------------------------------------- */
-
-#define KEYS_LINEAR 8 /* up to so many keys a plain scan is quicker than hashing */
-
-void json_keys_init(struct json_keys *k, struct arena *arena)
-{
-    memset(k, 0, sizeof *k);
-    k->arena = arena;
-}
-
-static uint64_t random_seed(const void *salt)
-{
-    struct timespec now;
-    uint64_t seed;
-
-    if (getrandom(&seed, sizeof seed, GRND_NONBLOCK) == (ssize_t)sizeof seed)
-        return seed;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return hash_xxh3_64(&now, sizeof now, (uint64_t)(uintptr_t)salt);
-}
-
-static bool same_text(struct json_text a, struct json_text b)
-{
-    return a.n_bytes == b.n_bytes && memcmp(a.data, b.data, a.n_bytes) == 0;
-}
-
-/* The slot that holds the key, or the free one where it belongs (data NULL). The table is never full. */
-static struct json_text *find_slot(const struct json_keys *k, struct json_text key)
-{
-    size_t i = 0;
-
-    if (k->capacity > KEYS_LINEAR)
-        i = (size_t)hash_xxh3_64(key.data, key.n_bytes, k->seed) & (k->capacity - 1);
-    while (k->slots[i].data && !same_text(k->slots[i], key))
-        i = (i + 1) & (k->capacity - 1);
-    return &k->slots[i];
-}
-
-static bool grow_keys(struct json_keys *k)
-{
-    struct json_keys bigger = *k;
-
-    bigger.capacity = k->capacity ? k->capacity * 4 : KEYS_LINEAR;
-    bigger.slots = arena_array(k->arena, bigger.capacity, sizeof *bigger.slots);
-    if (!bigger.slots)
-        return false;
-    if (k->capacity == KEYS_LINEAR)
-        bigger.seed = random_seed(k);
-    for (size_t i = 0; i < k->capacity; i++)
-        if (k->slots[i].data)
-            *find_slot(&bigger, k->slots[i]) = k->slots[i];
-    *k = bigger;
-    return true;
-}
-
-bool json_keys_add(struct json_keys *k, struct json_text key, bool *fresh)
-{
-    struct json_text *slot;
-
-    /* Room for one more and a free slot after it, at a load of at most 3/4. */
-    if (k->n_keys + 1 > k->capacity / 4 * 3 && !grow_keys(k))
-        return false;
-    slot = find_slot(k, key);
-    *fresh = slot->data == NULL;
-    if (*fresh) {
-        *slot = key;
-        k->n_keys++;
-    }
-    return true;
-}
-
 /* ---- whole values ------------------------------------------------------------------------------------------- */
-
-/* Empties the set for the next object. A small table is used again, so that a million small objects need one; a large
- * one is left to the arena, so that emptying stays cheap. */
-static void keys_restart(struct json_keys *k)
-{
-    if (k->capacity > KEYS_LINEAR) {
-        k->capacity = 0;
-        k->slots = NULL;
-    } else if (k->n_keys) {
-        memset(k->slots, 0, k->capacity * sizeof *k->slots);
-    }
-    k->n_keys = 0;
-}
 
 static bool walk(struct json_scanner *s, enum json_event first, bool allow_nul)
 {
@@ -544,7 +457,7 @@ static bool walk(struct json_scanner *s, enum json_event first, bool allow_nul)
         case JSON_ARRAY_BEGIN:
             while (n_ready <= depth)
                 json_keys_init(&keys[n_ready++], s->arena);
-            keys_restart(&keys[depth++]);
+            json_keys_restart(&keys[depth++]);
             break;
         case JSON_OBJECT_END:
         case JSON_ARRAY_END:

@@ -83,6 +83,7 @@ struct json_keys {
 };
 void json_keys_init(struct json_keys *k, struct arena *arena);
 bool json_keys_add(struct json_keys *k, struct json_text key, bool *fresh); /* false: out of memory */
+void json_keys_restart(struct json_keys *k);                                /* empties the set for the next object */
 
 /* The gate: grammar, UTF-8, depth, one value, no duplicate key in any object, no NUL in any string. On failure a sentence naming `path`,
  * line and column with WM_BAD_DATA. After it cJSON may parse the same bytes. */
