@@ -142,8 +142,16 @@ static enum wm_status run_rounds(struct backend *b, struct cuda_thread *t, const
         CUDA(cudaStreamSynchronize(t->compute), "computing a group of tensors");
         device_group_collect(g->tensors, g->n_tensors, g->results);
         for (size_t i = 0; i < g->n_tensors; i++)
-            if (g->tensors[i].statistics)
+            if (g->tensors[i].statistics) {
                 (void)statistics_finish_pass(g->tensors[i].statistics, group->members[g->members[i]].op);
+                if (statistics_counts_wrong(g->tensors[i].statistics)) {
+                    st = error_set(err, WM_TEMPORARY,
+                                   "GPU %d miscounted the elements of a small tensor; run the same command again, it "
+                                   "continues, and test that GPU if it happens again",
+                                   ((const struct cuda_backend *)b)->options.device);
+                    goto out;
+                }
+            }
     } while (!round.is_last);
 out:
     return st;

@@ -124,6 +124,16 @@ static void deliver_guess(struct compute *c, struct flight *f)
 
 /* ---- after a statistics pass ---------------------------------------------------------------------------------- */
 
+/* Why a pass has failed although the backend has not noticed. */
+static enum wm_status check_pass(const struct pipeline *p, const struct run_job *job, struct wm_error *err)
+{
+    if (statistics_share_failed(job->statistics))
+        p->args->share_error(p->args->share->user, err);
+    else if (statistics_counts_wrong(job->statistics))
+        run_job_counts_wrong(job->plan_job, err);
+    return err->status;
+}
+
 /* One tile of a statistics pass is through; the last one ends the pass. Called and left with the lock held. */
 static void gather(struct compute *c, struct flight *f)
 {
@@ -143,8 +153,8 @@ static void gather(struct compute *c, struct flight *f)
         job->finishing = true; /* nobody else has work in this job now */
         pthread_mutex_unlock(&p->lock);
         c->backend->ops->finish_pass(c->backend, c->thread, job->tensor, &job->op, job->statistics, &next, &f->err);
-        if (f->err.status == WM_OK && statistics_share_failed(job->statistics))
-            p->args->share_error(p->args->share->user, &f->err);
+        if (f->err.status == WM_OK)
+            (void)check_pass(p, job, &f->err);
         pthread_mutex_lock(&p->lock);
         job->finishing = false;
         if (f->err.status != WM_OK)
@@ -165,6 +175,7 @@ static enum wm_status all_passes(struct compute *c, struct flight *f)
         TRY(ops->submit(c->backend, c->thread, &f->task, &f->err));
         TRY(ops->await(c->backend, c->thread, &f->task, &f->err));
         TRY(ops->finish_pass(c->backend, c->thread, f->job->tensor, &f->job->op, f->job->statistics, &next, &f->err));
+        TRY(check_pass(c->p, f->job, &f->err));
     }
 out:
     return st;

@@ -1,6 +1,7 @@
 /* run_job.c: see run_job.h. */
 #include "engine/run_job.h"
 
+#include "base/text.h"
 #include "engine/group.h"
 
 #include <stdlib.h>
@@ -137,6 +138,16 @@ void run_job_free(struct run_job *job)
     free(job->digests);
     free(job->piece_done);
     free(job);
+}
+
+enum wm_status run_job_counts_wrong(const struct plan_job *job, struct wm_error *err)
+{
+    char name[300];
+
+    return error_set(err, WM_TEMPORARY,
+                     "the counts of tensor %s are not those of its %llu elements: a device, its memory or another rank "
+                     "has miscounted; run the same command again, it continues, and report it if it happens again",
+                     text_display(name, sizeof name, job->name), (unsigned long long)job->n_elems);
 }
 
 void run_job_push_ready(struct run_job *job, size_t tile)

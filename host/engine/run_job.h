@@ -72,6 +72,9 @@ void run_job_free(struct run_job *job);
 /* From the first pass again, keeping what is written. Nothing of it may be in anybody's hands, its slots are released. */
 bool run_job_restart(struct run_job *job, const struct plan *plan, struct wm_error *err);
 
+/* What statistics_counts_wrong means to the user. */
+enum wm_status run_job_counts_wrong(const struct plan_job *job, struct wm_error *err);
+
 void run_job_push_ready(struct run_job *job, size_t tile);
 size_t run_job_pop_ready(struct run_job *job);
 /* Begins the job's current pass: nothing read, or for a resident job after its first pass everything ready. Tiles that the

@@ -76,6 +76,8 @@ bool statistics_tile_stands(const struct statistics *s, size_t tile_index);
 typedef bool statistics_reduce(void *user, uint64_t *words, size_t n_words);
 void statistics_share(struct statistics *s, statistics_reduce *reduce, void *user);
 bool statistics_share_failed(const struct statistics *s);
+/* After STAT_READY: elements are missing from the counts of a pass, or were counted twice, and the results are none. */
+bool statistics_counts_wrong(const struct statistics *s);
 /* Says before the first pass that reading all tiles again is dear (they do not stay in memory). Otherwise COARSE may
  * bet on a sample and be named again by statistics_finish_pass when the bet is lost. Same results either way. */
 void statistics_avoid_repeats(struct statistics *s);

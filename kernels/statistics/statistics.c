@@ -284,6 +284,14 @@ static uint64_t equal_in_tile(const struct kth *kth, size_t tile)
     return 0;
 }
 
+/* The wanted element is in no bin, although all were counted: a backend, its memory or another process has lost some, and
+ * another pass would find no more. */
+static void lose(struct statistics *s, struct kth *kth)
+{
+    s->counts_wrong = true;
+    kth->pass = STAT_READY;
+}
+
 /* Names the tile in which the last kept one of the equal elements lies. */
 static void find_cut_tile(const struct statistics *s, struct kth *kth)
 {
@@ -354,7 +362,7 @@ static uint32_t choose_bin(struct kth *kth, const uint64_t totals[KTH_ATOMS])
     return find_bin(kth->histogram, kth->hi >> KTH_FINE_BITS, kth->lo >> KTH_FINE_BITS, &kth->rank);
 }
 
-static void finish_coarse(const struct statistics *s, struct kth *kth)
+static void finish_coarse(struct statistics *s, struct kth *kth)
 {
     uint64_t totals[KTH_ATOMS] = {0}, wanted = kth->rank;
     if (kth->counting == KTH_BRACKET) {
@@ -370,14 +378,21 @@ static void finish_coarse(const struct statistics *s, struct kth *kth)
         kth->pass = STAT_KTH_FINE;
         return;
     }
+    if (kth->counting != KTH_BRACKET) {
+        lose(s, kth);
+        return;
+    }
     kth->rank = wanted; /* once more, this time over all bins */
     kth->counting = KTH_ALL_BINS;
 }
 
-static void finish_fine(const struct statistics *s, struct kth *kth)
+static void finish_fine(struct statistics *s, struct kth *kth)
 {
     uint32_t low = find_bin(kth->histogram, KTH_FINE_BINS - 1, 0, &kth->rank);
-    found_threshold(s, kth, (kth->coarse_bin << KTH_FINE_BITS) | low, kth->histogram[low]);
+    if (low == UINT32_MAX)
+        lose(s, kth);
+    else
+        found_threshold(s, kth, (kth->coarse_bin << KTH_FINE_BITS) | low, kth->histogram[low]);
 }
 
 /* ---- speculation -------------------------------------------------------------------------------------------- */
@@ -486,6 +501,8 @@ static enum stat_pass finish_kth(struct statistics *s, struct merge_op *op)
         if (kth->pass < next)
             next = kth->pass;
     }
+    if (s->counts_wrong)
+        return STAT_READY;
     if (next != STAT_READY)
         return next;
     for (int i = 0; i < s->n_kth; i++) {
@@ -493,6 +510,11 @@ static enum stat_pass finish_kth(struct statistics *s, struct merge_op *op)
         op->models[s->kth[i].model].tie_index = s->kth[i].cut_element;
     }
     return s->n_l1 > 0 ? STAT_L1 : STAT_READY;
+}
+
+bool statistics_counts_wrong(const struct statistics *s)
+{
+    return s->counts_wrong;
 }
 
 /* ---- after the others --------------------------------------------------------------------------------------- */
@@ -546,7 +568,7 @@ static void finish_gram(struct statistics *s, struct merge_op *op)
 enum stat_pass statistics_finish_pass(struct statistics *s, struct merge_op *op)
 {
     if (s->reduce != NULL && s->pass != STAT_READY && !statistics_share_pass(s))
-        s->pass = STAT_READY; /* the caller asks statistics_share_failed */
+        s->pass = STAT_READY; /* the caller asks why */
     switch (s->pass) {
     case STAT_GRAM:
         finish_gram(s, op);

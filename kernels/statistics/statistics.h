@@ -84,6 +84,7 @@ struct statistics {
     statistics_reduce *reduce; /* NULL: all tiles are ours */
     void *reduce_user;
     bool share_failed;
+    bool counts_wrong; /* they cannot be those of all elements */
     uint64_t n_elems, tile_elems;
     size_t n_tiles, n_chunks;
     int n_models, n_pairs;

@@ -81,6 +81,19 @@ static void move(struct statistics *s, uint64_t *words, bool in)
             words += move_kth(s, &s->kth[i], words, in);
 }
 
+/* Every element has a bin of the first pass, whoever counted it. */
+static bool counted_all(const struct statistics *s)
+{
+    for (int i = 0; s->pass == STAT_KTH_COARSE && i < s->n_kth; i++) {
+        uint64_t n = 0;
+        for (size_t bin = 0; bin < KTH_COARSE_BINS; bin++)
+            n += s->kth[i].histogram[bin];
+        if (s->kth[i].pass == s->pass && n != s->n_elems)
+            return false;
+    }
+    return true;
+}
+
 bool statistics_share_pass(struct statistics *s)
 {
     size_t n = words_of(s);
@@ -91,8 +104,10 @@ bool statistics_share_pass(struct statistics *s)
     }
     move(s, words, false);
     s->share_failed = !s->reduce(s->reduce_user, words, n);
-    if (!s->share_failed)
+    if (!s->share_failed) {
         move(s, words, true);
+        s->counts_wrong = !counted_all(s);
+    }
     free(words);
-    return !s->share_failed;
+    return !s->share_failed && !s->counts_wrong;
 }

@@ -11,6 +11,9 @@ struct exchange {
     uint64_t *words[MAX_PROCESSES];
     size_t n_words[MAX_PROCESSES];
     bool fails;
+    int careless;             /* this process leaves out half of its tiles, or counts them twice, ... */
+    enum stat_pass in_pass;   /* ... in this pass; STAT_READY: nobody does                            */
+    bool counts_twice, alone; /* alone: nothing is shared */
 };
 
 struct process {
@@ -18,7 +21,8 @@ struct process {
     int index;
     struct merge_op op;
     const struct merge_tile *arrays;
-    bool share_failed;
+    bool share_failed, counts_wrong;
+    int n_passes;
 };
 
 static bool reduce(void *user, uint64_t *words, size_t n_words)
@@ -59,8 +63,13 @@ static void *run_process(void *user)
     struct cpu_scratch *scratch = cpu_scratch_new();
     if (s == NULL || scratch == NULL)
         abort();
-    statistics_share(s, reduce, p);
-    while (statistics_pass(s) != STAT_READY) {
+    if (p->exchange->alone)
+        statistics_avoid_repeats(s);
+    else
+        statistics_share(s, reduce, p);
+    for (; statistics_pass(s) != STAT_READY && p->n_passes < 20; p->n_passes++) {
+        const struct exchange *e = p->exchange;
+        bool careless = p->index == e->careless && statistics_pass(s) == e->in_pass;
         for (size_t t = 0; t < N_TILES; t++) {
             struct merge_tile tile = *p->arrays;
             tile.index = t;
@@ -68,30 +77,40 @@ static void *run_process(void *user)
             tile.n_elems = N - tile.first_elem < TILE ? N - tile.first_elem : TILE;
             for (int i = 0; i < merge_op_n_inputs(&p->op); i++)
                 tile.in[i] = (const char *)tile.in[i] + tile.first_elem * dtype_width(tile.in_dtype[i]);
-            if (is_ours(p, t) && statistics_needs_tile(s, t))
+            if (!is_ours(p, t) || !statistics_needs_tile(s, t) || (careless && !e->counts_twice && t % 4 > 1))
+                continue;
+            cpu_statistics_tile(&p->op, s, &tile, scratch);
+            if (careless && e->counts_twice)
                 cpu_statistics_tile(&p->op, s, &tile, scratch);
         }
         statistics_finish_pass(s, &p->op);
     }
     p->share_failed = statistics_share_failed(s);
+    p->counts_wrong = statistics_counts_wrong(s);
     statistics_free(s);
     cpu_scratch_free(scratch);
     return NULL;
 }
 
-static void run_shared(struct process *processes, int n, const struct merge_op *op, const struct merge_tile *arrays,
-                       bool fails)
+static void run_with(struct process *processes, struct exchange exchange, const struct merge_op *op,
+                     const struct merge_tile *arrays)
 {
-    struct exchange exchange = {.n_processes = n, .fails = fails};
+    const int n = exchange.n_processes;
     pthread_t threads[MAX_PROCESSES];
     pthread_barrier_init(&exchange.barrier, NULL, (unsigned)n);
     for (int r = 0; r < n; r++) {
-        processes[r] = (struct process){&exchange, r, *op, arrays, false};
+        processes[r] = (struct process){.exchange = &exchange, .index = r, .op = *op, .arrays = arrays};
         assert_int_equal(pthread_create(&threads[r], NULL, run_process, &processes[r]), 0);
     }
     for (int r = 0; r < n; r++)
         pthread_join(threads[r], NULL);
     pthread_barrier_destroy(&exchange.barrier);
+}
+
+static void run_shared(struct process *processes, int n, const struct merge_op *op, const struct merge_tile *arrays,
+                       bool fails)
+{
+    run_with(processes, (struct exchange){.n_processes = n, .fails = fails, .in_pass = STAT_READY}, op, arrays);
 }
 
 struct sample {
@@ -173,9 +192,53 @@ static void test_failure_is_told(void **state)
     free(x);
 }
 
+/* Counts that no tensor can have end the passes, on all processes in the same one: passes that go on looking for the wanted
+ * element never end. */
+static void test_wrong_counts_end(void **state)
+{
+    static const struct {
+        const char *what;
+        int n_processes;
+        enum stat_pass in_pass;
+        bool counts_twice, alone;
+    } cases[] = {
+        {"alone, half is not counted", 1, STAT_KTH_COARSE, false, true},
+        {"alone, half of the fine bins", 1, STAT_KTH_FINE, false, true},
+        {"one process, half is not counted", 1, STAT_KTH_COARSE, false, false},
+        {"one of two leaves some out", 2, STAT_KTH_COARSE, false, false},
+        {"one of four counts twice", 4, STAT_KTH_COARSE, true, false},
+        {"one of three, fine bins", 3, STAT_KTH_FINE, false, false},
+    };
+    float *base = calloc(N, sizeof *base), *x = calloc(N, sizeof *x);
+    static const struct setting settings[] = {{"density", 0.9, -1}, {NULL, 0, 0}};
+    struct merge_tile arrays = {.in = {base, x}, .in_dtype = {WM_F32, WM_F32}};
+    struct merge_op op;
+    char message[256];
+    (void)state;
+    for (size_t i = 0; i < N; i++)
+        x[i] = 1.0f + (float)(i % 32768) * 0x1p-23f; /* all in one coarse bin */
+    assert_int_equal(prepare_op(&op, "ties", 1, true, N, 1, 7, settings, message), WM_OK);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct exchange exchange = {.n_processes = cases[i].n_processes,
+                                    .careless = cases[i].n_processes - 1,
+                                    .in_pass = cases[i].in_pass,
+                                    .counts_twice = cases[i].counts_twice,
+                                    .alone = cases[i].alone};
+        struct process processes[MAX_PROCESSES];
+        run_with(processes, exchange, &op, &arrays);
+        for (int r = 0; r < exchange.n_processes; r++)
+            if (!processes[r].counts_wrong || processes[r].n_passes != processes[0].n_passes)
+                fail_msg("%s: process %d went through %d passes, the first through %d, and the counts were%s wrong",
+                         cases[i].what, r, processes[r].n_passes, processes[0].n_passes,
+                         processes[r].counts_wrong ? "" : " not");
+    }
+    free(base);
+    free(x);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_equals_one_process),
-                                       cmocka_unit_test(test_failure_is_told)};
+                                       cmocka_unit_test(test_failure_is_told), cmocka_unit_test(test_wrong_counts_end)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
