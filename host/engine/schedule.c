@@ -375,6 +375,16 @@ void schedule_restart_jobs(struct pipeline *p, struct backend *lost)
             job = job->next;
         if (!job || p->stop)
             return;
+        if (job->share) { /* the other ranks have gone on to later passes, and will not count the first ones again */
+            struct wm_error err = WM_ERROR_INIT;
+            char name[300];
+            error_set(&err, WM_TEMPORARY,
+                      "%s while all ranks counted tensor %s together, which one alone cannot begin again; run the same "
+                      "command again, it continues",
+                      lost->message, text_display(name, sizeof name, job->plan_job->name));
+            schedule_fail(p, &err);
+            return;
+        }
         job->restarting = job->finishing = true;
         job->n_ready = 0;
         if (job->n_reading || job->n_writing) {
