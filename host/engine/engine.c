@@ -287,7 +287,7 @@ static enum wm_status list_ranges(struct run *run, struct wm_error *err)
     for (size_t i = 0; i < n; i++) {
         struct plan_range whole = {i, 0, run->plan->jobs[i].n_elems};
         const struct plan_range *range = share ? &share->ranges[i] : &whole;
-        if (!is_team(run) || !team_shares(run->team, run->plan, range->job))
+        if (!is_team(run) || !run->team->partition->job_is_shared[range->job])
             run->ranges[run->n_ranges++] = *range;
     }
     for (size_t j = 0; share && j < run->plan->n_jobs; j++)

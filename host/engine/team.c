@@ -6,13 +6,30 @@
 #include <stdlib.h>
 #include <string.h>
 
+_Static_assert(sizeof(struct plan_range) == sizeof(size_t) + 2 * sizeof(uint64_t), "ranges are hashed as bytes");
 _Static_assert(sizeof(struct hash128) == 2 * sizeof(uint64_t), "hashes travel as words");
 
 /* ---- agreement ------------------------------------------------------------------------------------------------- */
 
+/* Who has which elements, and which tensors all go through together. */
+static uint64_t division_of(const struct plan_partition *partition, const struct plan *plan)
+{
+    uint64_t hash = hash_xxh3_64(partition->job_is_split, plan->n_jobs * sizeof *partition->job_is_split, 0);
+
+    hash = hash_xxh3_64(partition->job_is_shared, plan->n_jobs * sizeof *partition->job_is_shared, hash);
+    for (int r = 0; r < partition->n_ranks; r++) {
+        const struct plan_rank_share *share = &partition->shares[r];
+        hash = hash_xxh3_64(&share->n_ranges, sizeof share->n_ranges, hash);
+        if (share->n_ranges)
+            hash = hash_xxh3_64(share->ranges, share->n_ranges * sizeof *share->ranges, hash);
+    }
+    return hash;
+}
+
 enum wm_status team_agree(const struct engine_team *team, const struct plan *plan, struct wm_error *err)
 {
-    const uint64_t mine[] = {plan->fingerprint.low, plan->fingerprint.high, plan->memory.tile_elems};
+    const uint64_t mine[] = {plan->fingerprint.low, plan->fingerprint.high, plan->memory.tile_elems,
+                             division_of(team->partition, plan)};
     const size_t n = sizeof mine / sizeof *mine;
     uint64_t *all = malloc((size_t)team->size * sizeof mine);
     enum wm_status st = WM_OK;
@@ -34,6 +51,11 @@ enum wm_status team_agree(const struct engine_team *team, const struct plan *pla
                            "rank %d would use tiles of %llu elements and rank 0 of %llu: give all ranks the same "
                            "--memory and --threads, or --tile",
                            r, (unsigned long long)theirs[2], (unsigned long long)all[2]);
+        else if (theirs[3] != all[3])
+            st = error_set(err, WM_BAD_CONFIG,
+                           "rank %d divides the merge otherwise than rank 0, although both plan the same: start all "
+                           "ranks from the same build of the program",
+                           r);
     }
 out:
     free(all);
@@ -56,23 +78,42 @@ bool team_interrupted(void *user, struct wm_error *err)
 
 /* ---- split tensors with statistics -------------------------------------------------------------------------------- */
 
-bool team_shares(const struct engine_team *team, const struct plan *plan, size_t job)
-{
-    struct merge_op op;
-
-    return team->partition->job_is_split[job] && plan_job_has_statistics(plan, &plan->jobs[job], &op);
-}
-
+/* Of one tensor's passes, on one rank. */
 struct reduction {
     struct comm *comm;
+    const char *tensor;
+    uint64_t job, n_passes;
     struct wm_error err;
 };
 
+/* Sums that belong to different passes may have the same length: a word more says which one this is. */
 static bool reduce(void *user, uint64_t *words, size_t n_words)
 {
     struct reduction *r = user;
+    const uint64_t place[] = {r->job, r->n_passes++}, mark = hash_xxh3_64(place, sizeof place, 0);
+    uint64_t *marked = malloc((n_words + 1) * sizeof *marked);
+    char name[300];
+    bool ok = false;
 
-    return r->comm->ops->all_reduce_u64(r->comm, words, n_words, &r->err) == WM_OK;
+    if (!marked) {
+        error_no_memory(&r->err, "sharing statistics");
+        goto out;
+    }
+    memcpy(marked, words, n_words * sizeof *words);
+    marked[n_words] = mark;
+    if (r->comm->ops->all_reduce_u64(r->comm, marked, n_words + 1, &r->err) != WM_OK)
+        goto out;
+    ok = marked[n_words] == mark * (uint64_t)r->comm->size;
+    if (ok)
+        memcpy(words, marked, n_words * sizeof *words);
+    else
+        error_set(&r->err, WM_TEMPORARY,
+                  "rank %d is in pass %llu over tensor %s and another rank is not; run the same command again, it "
+                  "continues, and report it if it happens again",
+                  r->comm->rank, (unsigned long long)r->n_passes, text_display(name, sizeof name, r->tensor));
+out:
+    free(marked);
+    return ok;
 }
 
 static void share_error(void *user, struct wm_error *err)
@@ -128,6 +169,8 @@ static enum wm_status follow(const struct plan *plan, size_t job, const struct r
     if (statistics_share_failed(s)) {
         share_error(share->user, err);
         st = err->status;
+    } else if (statistics_counts_wrong(s)) {
+        st = run_job_counts_wrong(&plan->jobs[job], err);
     }
 out:
     statistics_free(s);
@@ -150,7 +193,7 @@ static enum wm_status run_one(const struct engine_team *team, const struct pipel
                               struct pipeline_totals *totals, struct wm_error *err)
 {
     const struct plan_range *range = own_range(team, job);
-    struct reduction reduction = {team->comm, WM_ERROR_INIT};
+    struct reduction reduction = {team->comm, base->plan->jobs[job].name, job, 0, WM_ERROR_INIT};
     struct run_share share = {reduce, &reduction};
     struct pipeline_args args = *base;
     struct pipeline_totals more;
@@ -182,7 +225,7 @@ enum wm_status team_run_shared(const struct engine_team *team, const struct pipe
     }
     for (size_t j = 0; j < plan->n_jobs; j++) {
         const struct plan_range *range;
-        if (!team_shares(team, plan, j))
+        if (!team->partition->job_is_shared[j])
             continue;
         range = own_range(team, j);
         unfinished[n] = range && !range_is_done(base->resume, range);

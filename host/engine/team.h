@@ -10,7 +10,8 @@
 
 #include "engine/pipeline.h"
 
-/* WM_BAD_CONFIG unless every rank has this plan, with the same tiles. */
+/* WM_BAD_CONFIG unless every rank has this plan, with the same tiles, divides it in the same way, and shares the statistics of
+ * the same tensors. */
 enum wm_status team_agree(const struct engine_team *team, const struct plan *plan, struct wm_error *err);
 
 /* The reduction of surveys: `user` is the team's comm. */
@@ -18,8 +19,6 @@ enum wm_status team_reduce(void *user, uint64_t *counts, size_t n_counts, struct
 /* For pipeline_args.interrupted: `user` is the comm. */
 bool team_interrupted(void *user, struct wm_error *err);
 
-/* Is this tensor split, with statistics that all ranks share? */
-bool team_shares(const struct engine_team *team, const struct plan *plan, size_t job);
 /* Runs those tensors. `base` is what a pipeline over all our other ranges will get; totals are added to. */
 enum wm_status team_run_shared(const struct engine_team *team, const struct pipeline_args *base,
                                struct pipeline_totals *totals, struct wm_error *err);

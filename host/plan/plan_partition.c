@@ -363,11 +363,13 @@ static int compare_placed(const void *left, const void *right)
 static enum wm_status gather(struct plan_partition *partition, struct placing *p, struct wm_error *err)
 {
     const size_t n_jobs = p->plan->n_jobs;
+    struct merge_op op;
 
     partition->shares = calloc((size_t)p->n_ranks, sizeof *partition->shares);
     partition->job_is_split = calloc(n_jobs + 1, sizeof *partition->job_is_split);
+    partition->job_is_shared = calloc(n_jobs + 1, sizeof *partition->job_is_shared);
     partition->ranges = calloc(p->n_placed + 1, sizeof *partition->ranges);
-    if (!partition->shares || !partition->job_is_split || !partition->ranges)
+    if (!partition->shares || !partition->job_is_split || !partition->job_is_shared || !partition->ranges)
         return error_no_memory(err, "dividing the plan over ranks");
     join_pieces(p);
     if (p->n_placed)
@@ -395,6 +397,7 @@ static enum wm_status gather(struct plan_partition *partition, struct placing *p
         if (range->n_elems == p->plan->jobs[range->job].n_elems || *split)
             continue;
         *split = true;
+        partition->job_is_shared[range->job] = plan_job_has_statistics(p->plan, &p->plan->jobs[range->job], &op);
         partition->n_split_jobs++;
     }
     partition->balance = p->total ? (double)p->largest * p->n_ranks / (double)p->total : 1.0;
@@ -439,6 +442,7 @@ void plan_partition_free(struct plan_partition *partition)
         return;
     free(partition->shares);
     free(partition->job_is_split);
+    free(partition->job_is_shared);
     free(partition->ranges);
     free(partition);
 }

@@ -40,6 +40,7 @@ struct plan_partition {
     int n_ranks;
     struct plan_rank_share *shares; /* [n_ranks]; empty ones where there are more ranks than work */
     bool *job_is_split;             /* [plan.n_jobs]: more than one rank has elements of it */
+    bool *job_is_shared;            /* [plan.n_jobs]: split, and its statistics are summed over the ranks */
     size_t n_split_jobs;
     double balance;            /* cost of the largest share over the mean: 1 is perfect */
     struct plan_range *ranges; /* what the shares point into */
