@@ -333,7 +333,7 @@ static void go_on_without(struct compute *c)
     }
     error_set(&p->notice, WM_NO_DEVICE, "%s; its unfinished tensors were computed elsewhere", lost->message);
     schedule_restart_jobs(p, lost);
-    schedule_reap(p, lost, c->thread);
+    schedule_reap_all(p, lost, c->thread); /* all: where the run ends instead, its jobs are still there */
     pthread_mutex_unlock(&p->lock);
     lost->ops->thread_free(lost, c->thread);
     c->thread = NULL;

@@ -406,15 +406,19 @@ static void modes_split_only_what_they_may(void **state)
             fail_msg("%s: %s", cases[i].method, err.message);
         p = divide(&w.plan, 4, PARTITION_RANKS);
         assert_int_equal(p->job_is_split[0], cases[i].ranks);
+        assert_int_equal(p->job_is_shared[0], cases[i].ranks && !cases[i].parts);
         plan_partition_free(p);
         p = divide(&w.plan, 4, PARTITION_PARTS);
         assert_int_equal(p->job_is_split[0], cases[i].parts);
+        assert_false(p->job_is_shared[0]);
         assert_true(p->balance == (cases[i].parts ? 1.0 : 4.0));
         plan_partition_free(p);
         job->action = PLAN_COPY; /* bytes taken over have no statistics, whatever the method */
-        p = divide(&w.plan, 4, PARTITION_PARTS);
-        assert_true(p->job_is_split[0]);
-        plan_partition_free(p);
+        for (int mode = 0; mode < PARTITION_N_MODES; mode++) {
+            p = divide(&w.plan, 4, (enum plan_partition_mode)mode);
+            assert_true(p->job_is_split[0] && !p->job_is_shared[0]);
+            plan_partition_free(p);
+        }
         end(&w);
     }
 }
