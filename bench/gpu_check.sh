@@ -10,7 +10,7 @@
 # cores it takes about 8 minutes.
 #
 #   GPU_CHECK_SECONDS=540       all of it; later steps are left out when time is short
-#   GPU_CHECK_STEPS="a b"       only these: equality nccl merges memcheck racecheck bench endtoend experts
+#   GPU_CHECK_STEPS="a b"       only these: equality nccl merges large memcheck racecheck bench endtoend experts
 #   GPU_CHECK_DEVICE=cpu        a rehearsal without a GPU: the CPU takes its part, and bench is quick
 #   GPU_CHECK_LAYERS=32         layers of the 8B shape merged end to end (default: as many as fit into the RAM disk)
 #   GPU_CHECK_EXPERT_LAYERS=8   layers of 384 experts each (default: as many as fit, at most 8, or 1 when time is short)
@@ -74,7 +74,7 @@ limit=${GPU_CHECK_SECONDS:-540}
 device=${GPU_CHECK_DEVICE:-cuda}
 quick=
 [ "$device" = cuda ] || quick=--quick
-steps=${GPU_CHECK_STEPS:-equality nccl merges memcheck racecheck bench endtoend experts}
+steps=${GPU_CHECK_STEPS:-equality nccl merges large memcheck racecheck bench endtoend experts}
 rows=$out/gpu_check.rows
 : >"$rows"
 if [ ! -x "$gpu/warpmerge" ]; then
@@ -129,6 +129,14 @@ run() {
     return $code
 }
 
+judge() { # judge NAME EXIT_CODE: of a step whose log is $out/NAME.log
+    local verdict=FAIL
+    [ "$2" -ne 0 ] || verdict=pass
+    [ "$2" -ne 77 ] || verdict=skip
+    row "$1" "$verdict" "$(tail -n 1 "$out/$1.log")"
+    rm -rf "$ram/small" "$ram/large" "$ram/cpu" "$ram/gpu"
+}
+
 # config NAME BASE: a recipe for every method over three fine-tunes in $models, as mergekit writes them.
 config() {
     case $1 in
@@ -146,29 +154,60 @@ config() {
     done
 }
 
-# Same bytes: every file of the output, the manifest included, on CPU and GPU, in small tiles and in little memory.
+# same_bytes METHOD OPTIONS...: every file of the output, the manifest included, is that of $ram/cpu.
+same_bytes() {
+    local method=$1
+    shift
+    rm -rf "$ram/gpu"
+    "$gpu/warpmerge" merge "$ram/$method.yml" "$ram/gpu" --device "$device" --no-sync --progress none --quiet "$@" &&
+        diff -r "$ram/cpu" "$ram/gpu" && return 0
+    echo "DIFFERENT: $method $*"
+    return 1
+}
+
+# on_cpu METHOD: into $ram/cpu.
+on_cpu() {
+    config "$1" >"$ram/$1.yml"
+    rm -rf "$ram/cpu"
+    "$gpu/warpmerge" merge "$ram/$1.yml" "$ram/cpu" --device cpu --no-sync --progress none --quiet
+}
+
+# Same bytes on CPU and GPU, in small tiles and in little memory.
 merges() {
     local failed=0 n_same=0 method more
     models=$ram/small
     "$gpu/make_checkpoint" tinyllama-1.1b --layers 2 --vocab 8191 --fine-tunes 3 --seed 5 --out "$models" || return 1
     for method in linear linear3 slerp nuslerp task_arithmetic ties dare_linear dare_ties mergealign; do
-        config "$method" >"$ram/$method.yml"
-        rm -rf "$ram/cpu"
-        "$gpu/warpmerge" merge "$ram/$method.yml" "$ram/cpu" --device cpu --no-sync --progress none --quiet || return 1
+        on_cpu "$method" || return 1
         for more in "" "--tile 256KiB" "--device-memory 256MiB" "--verify-sample 100"; do
-            rm -rf "$ram/gpu"
             # shellcheck disable=SC2086 # options
-            if "$gpu/warpmerge" merge "$ram/$method.yml" "$ram/gpu" --device "$device" --no-sync --progress none --quiet $more &&
-                diff -r "$ram/cpu" "$ram/gpu"; then
-                n_same=$((n_same + 1))
-            else
-                echo "DIFFERENT: $method $more"
-                failed=$((failed + 1))
-            fi
+            if same_bytes "$method" $more; then n_same=$((n_same + 1)); else failed=$((failed + 1)); fi
         done
     done
-    rm -rf "$models" "$ram/cpu" "$ram/gpu"
     echo "$n_same merges same, $failed different"
+    return $((failed > 0))
+}
+
+# The same with a tensor of more than 2^31 elements and 2^32 bytes: resident on the GPU, for ties streamed.
+large() {
+    local failed=0 n_same=0 method more vocab=1100000
+    models=$ram/large
+    if [ "$device" != cuda ]; then
+        vocab=9001
+    elif [ "$(df -m --output=avail /dev/shm | tail -1)" -lt 32000 ]; then
+        echo "the RAM disk is too small"
+        return 77
+    fi
+    "$gpu/make_checkpoint" tinyllama-1.1b --layers 1 --vocab "$vocab" --tied --fine-tunes 3 --seed 7 \
+        --out "$models" || return 1
+    for method in slerp ties dare_ties; do
+        on_cpu "$method" || return 1
+        more=
+        [ "$method" != ties ] || more="--device-memory 2GiB"
+        # shellcheck disable=SC2086 # options
+        if same_bytes "$method" $more; then n_same=$((n_same + 1)); else failed=$((failed + 1)); fi
+    done
+    echo "$n_same merges of $vocab x 2048 same, $failed different"
     return $((failed > 0))
 }
 
@@ -390,8 +429,12 @@ nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader 2>
 wanted equality 20 && run equality 120 "$gpu/device_equality"
 wanted nccl 20 && run nccl 60 env WM_NCCL_LIBRARY="$(nccl_library)" "$gpu/nccl_ranks"
 if wanted merges 30; then
-    if merges >"$out/merges.log" 2>&1; then verdict=pass; else verdict=FAIL; fi
-    row merges "$verdict" "$(tail -n 1 "$out/merges.log")"
+    merges >"$out/merges.log" 2>&1
+    judge merges $?
+fi
+if wanted large 60; then
+    large >"$out/large.log" 2>&1
+    judge large $?
 fi
 wanted memcheck 40 && sanitizer memcheck 151
 wanted racecheck 40 && sanitizer racecheck 211
