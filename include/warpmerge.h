@@ -114,16 +114,17 @@ enum wm_policy { WM_POLICY_ERROR = 0, WM_POLICY_PROPAGATE };
 enum wm_device { WM_DEVICE_AUTO = 0, WM_DEVICE_CPU, WM_DEVICE_CUDA };
 enum wm_direct_io { WM_DIRECT_AUTO = 0, WM_DIRECT_ON, WM_DIRECT_OFF };
 
-/* What a merge has done so far. Rates are the caller's to derive. */
+/* What a merge has done so far. */
 struct wm_progress {
     uint64_t bytes_read, bytes_to_read;     /* input tensor bytes, statistics passes included; while surveying:
                                                of that phase */
     uint64_t bytes_written, bytes_to_write; /* output tensor bytes, resumed ranges included            */
     uint64_t bytes_resumed;                 /* of bytes_written: taken over from an earlier run        */
     uint64_t tensors_done, n_tensors;
-    double seconds;    /* since wm_merge_run began                                */
-    const char *phase; /* "surveying", "merging", "syncing", "hashing", ...; static */
-    const char *shard; /* file name of the shard last written; may be ""          */
+    double seconds;               /* since wm_merge_run began                                */
+    double read_rate, write_rate; /* bytes per second, of the last ten seconds or so; 0 while no tensor bytes move */
+    const char *phase;            /* "surveying", "merging", "syncing", "hashing", ...; static */
+    const char *shard;            /* file name of the shard last written; may be ""          */
 
     /* Several ranks on one merge; all of it 0 where a process is alone. What is above is this rank's own share. */
     int rank, n_ranks;

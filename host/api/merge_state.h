@@ -23,6 +23,7 @@ struct wm_merge {
     volatile int cancel;         /* set by wm_merge_cancel, also from a signal handler */
     struct wm_progress progress; /* the last one delivered */
     struct comm *comm;           /* while a rank runs; NULL: alone */
+    struct progress_rates rates;
     struct rank_progress rank_progress;
 };
 

@@ -24,10 +24,11 @@
 /* To the other ranks, and with what they say to the caller; true when the caller wants to stop. */
 static bool deliver(struct wm_merge *merge)
 {
+    progress_rates_renew(&merge->rates, &merge->progress);
     if (merge->comm) {
         merge->progress.rank = merge->options.rank;
         merge->progress.n_ranks = merge->options.n_ranks;
-        rank_progress_publish(&merge->rank_progress, merge->comm, &merge->progress);
+        rank_progress_publish(&merge->rates, merge->comm, &merge->progress);
         rank_progress_sum(&merge->rank_progress, merge->comm, &merge->progress);
     }
     return merge->options.on_progress && merge->options.on_progress(merge->options.user, &merge->progress);
@@ -358,6 +359,7 @@ enum wm_status wm_merge_run(struct wm_merge *merge, struct wm_error *err)
     r.began = file_now_seconds();
     r.options = merge->options;
     r.options.on_progress = on_progress;
+    merge->rates = (struct progress_rates){0};
     r.options.user = merge;
     TRY(begin(&r, err));
     TRY(merge_tensors(&r, err));
@@ -398,6 +400,7 @@ enum wm_status wm_merge_stats(struct wm_merge *merge, int as_json, char **text, 
     options = merge->options;
     options.on_progress = on_progress;
     options.user = merge;
+    merge->rates = (struct progress_rates){0};
     if (merge->plan->n_survey_passes) {
         merge_begin_phase(merge, &problems);
         st = output_open(&output, merge->out_path, merge->plan, &merge->options, OUTPUT_ALONE, 0, &problems, err);

@@ -146,16 +146,10 @@ void terminal_fail(struct terminal *t, const struct wm_error *err);
 
 /* ---- events.c: standard error as JSON Lines, with --progress json -------------------------------------------- */
 
-/* Smoothed bytes per second. */
-struct rates {
-    double read, write;
-};
-
 void event_problem(struct terminal *t, enum wm_severity severity, const char *text);
-void event_progress(struct terminal *t, const char *event, const struct wm_progress *now, struct rates rates);
+void event_progress(struct terminal *t, const char *event, const struct wm_progress *now);
 /* The last line. `error`: NULL where all went well; `last`: NULL where nothing was begun. */
-void event_end(struct terminal *t, int exit_code, const char *error, const struct wm_progress *last,
-               struct rates rates);
+void event_end(struct terminal *t, int exit_code, const char *error, const struct wm_progress *last);
 
 /* ---- progress.c --------------------------------------------------------------------------------------------- */
 
@@ -164,8 +158,6 @@ struct progress {
     enum cli_progress mode; /* never AUTO */
     bool started;
     double last_seconds, last_share; /* of the last plain line                    */
-    struct rates rates;
-    struct wm_progress last; /* as of the last update of the rates        */
     struct wm_progress first, latest;
 };
 

@@ -93,7 +93,7 @@ static void put_ranks(FILE *f, const struct wm_progress *now)
                 now->slowest_rate, now->median_rate);
 }
 
-static void put_progress(FILE *f, const struct wm_progress *now, struct rates rates)
+static void put_progress(FILE *f, const struct wm_progress *now)
 {
     fprintf(f, ", \"phase\": \"%s\", \"seconds\": %.3f", now->phase, now->seconds); /* phases are words of ours */
     fprintf(f,
@@ -101,7 +101,7 @@ static void put_progress(FILE *f, const struct wm_progress *now, struct rates ra
             ", \"bytes_to_write\": %" PRIu64 ", \"bytes_resumed\": %" PRIu64 ", \"tensors_done\": %" PRIu64
             ", \"n_tensors\": %" PRIu64 ", \"read_rate\": %.0f, \"write_rate\": %.0f, \"shard\": ",
             now->bytes_read, now->bytes_to_read, now->bytes_written, now->bytes_to_write, now->bytes_resumed,
-            now->tensors_done, now->n_tensors, rates.read, rates.write);
+            now->tensors_done, now->n_tensors, now->read_rate, now->write_rate);
     value_put_json(f, now->shard ? now->shard : "");
     put_ranks(f, now);
 }
@@ -121,18 +121,18 @@ void event_problem(struct terminal *t, enum wm_severity severity, const char *te
     end(&l);
 }
 
-void event_progress(struct terminal *t, const char *event, const struct wm_progress *now, struct rates rates)
+void event_progress(struct terminal *t, const char *event, const struct wm_progress *now)
 {
     struct line l;
 
     start(t);
     if (!begin(&l, t, NULL, "info", event))
         return;
-    put_progress(l.f, now, rates);
+    put_progress(l.f, now);
     end(&l);
 }
 
-void event_end(struct terminal *t, int exit_code, const char *error, const struct wm_progress *last, struct rates rates)
+void event_end(struct terminal *t, int exit_code, const char *error, const struct wm_progress *last)
 {
     struct line l;
 
@@ -145,6 +145,6 @@ void event_end(struct terminal *t, int exit_code, const char *error, const struc
     else
         fputs("null", l.f);
     if (last)
-        put_progress(l.f, last, rates);
+        put_progress(l.f, last);
     end(&l);
 }

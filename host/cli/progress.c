@@ -1,7 +1,7 @@
 /*
  * progress.c: how far a merge is, on one line of a terminal, as plain lines in a log, or as events (events.c).
  *
- * What lives here: rates, time left, when a line is due, and the drawings. Of several ranks the first one draws for all;
+ * What lives here: time left, when a line is due, and the drawings. Of several ranks the first one draws for all;
  * the others draw nothing. What it must not know: what is being merged.
  */
 #include "cli/cli.h"
@@ -14,7 +14,6 @@
 #define JSON_SECONDS  1.0
 #define PHASE_WIDTH   9 /* of "finishing", the longest: the bar stays in place */
 #define MAX_CELLS     30
-#define SMOOTHING     0.3 /* weight of the newest interval; updates come about 5 times a second */
 /* A name from another machine is shown if it is one. */
 #define HOST_CHARACTERS "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_"
 #define SLOW_FACTOR     1.5 /* a rank that much slower than the median is named */
@@ -49,30 +48,6 @@ static double share_of(const struct wm_progress *now)
     return bytes_to_do(now) > 0.0 ? bytes_done(now) / bytes_to_do(now) : 0.0;
 }
 
-/* What was resumed took no time. */
-static double written_now(const struct wm_progress *now)
-{
-    return (double)now->bytes_written - (double)now->bytes_resumed;
-}
-
-static void update_rates(struct progress *p, const struct wm_progress *now)
-{
-    double interval = now->seconds - p->last.seconds, written = written_now(now), last = written_now(&p->last);
-
-    if (interval < 0.1)
-        return;
-    if (now->bytes_read < p->last.bytes_read || written < last) { /* another phase counts */
-        p->last = *now;
-        return;
-    }
-    double read = (double)(now->bytes_read - p->last.bytes_read) / interval;
-    double write = (written - last) / interval;
-    bool fresh = p->last.seconds == p->first.seconds;
-    p->rates.read = fresh ? read : p->rates.read + SMOOTHING * (read - p->rates.read);
-    p->rates.write = fresh ? write : p->rates.write + SMOOTHING * (write - p->rates.write);
-    p->last = *now;
-}
-
 /* From the average of this run, which is steadier than the rate of the moment. */
 static bool seconds_left(const struct progress *p, const struct wm_progress *now, double *seconds)
 {
@@ -90,7 +65,7 @@ static bool seconds_left(const struct progress *p, const struct wm_progress *now
     return true;
 }
 
-/* What rank 0 shows: everybody's bytes as if they were its own. Their rates are smooth already, the sums come in steps. */
+/* What rank 0 shows: everybody's bytes as if they were its own. */
 static struct wm_progress of_all_ranks(const struct wm_progress *now)
 {
     struct wm_progress all = *now;
@@ -101,16 +76,13 @@ static struct wm_progress of_all_ranks(const struct wm_progress *now)
         all.bytes_written = now->ranks_bytes_written;
         all.bytes_to_write = now->ranks_bytes_to_write;
         all.bytes_resumed = now->ranks_bytes_resumed;
+        all.read_rate = now->ranks_read_rate;
+        all.write_rate = now->ranks_write_rate;
         all.tensors_done = now->ranks_tensors_done;
         all.n_tensors = now->ranks_n_tensors;
         all.shard = "";
     }
     return all;
-}
-
-static struct rates rates_of_all(const struct progress *p, const struct wm_progress *now)
-{
-    return now->n_ranks_heard ? (struct rates){now->ranks_read_rate, now->ranks_write_rate} : p->rates;
 }
 
 /* By one rank that is much slower than the others. */
@@ -159,7 +131,6 @@ static void draw_bar(struct progress *p, const struct wm_progress *now)
     const struct terminal *t = p->terminal;
     char done[24], all[24], rate[24], rate2[24], left[24], part[160], line[512] = "";
     int width = terminal_width() - 1, cells = width / 4, fixed = PHASE_WIDTH + 1 + 6; /* "merging   " ... " 100 %" */
-    struct rates rates = rates_of_all(p, now);
     double share = share_of(now), seconds;
     const char *full = t->utf8 ? "\xe2\x94\x81" : "=", *empty = t->utf8 ? "\xe2\x94\x80" : "-"; /* box drawing lines */
 
@@ -175,9 +146,9 @@ static void draw_bar(struct progress *p, const struct wm_progress *now)
         snprintf(part, sizeof part, "rank %d is slow", now->slowest_rank);
         add_part(line, sizeof line, width, part);
     }
-    if (rates.read > 0 && now->bytes_written < now->bytes_to_write) {
-        snprintf(part, sizeof part, "read %s/s  write %s/s", value_bytes_text(rate, sizeof rate, rates.read),
-                 value_bytes_text(rate2, sizeof rate2, rates.write));
+    if (now->read_rate > 0 && now->bytes_written < now->bytes_to_write) {
+        snprintf(part, sizeof part, "read %s/s  write %s/s", value_bytes_text(rate, sizeof rate, now->read_rate),
+                 value_bytes_text(rate2, sizeof rate2, now->write_rate));
         add_part(line, sizeof line, width, part);
     }
     if (seconds_left(p, now, &seconds)) {
@@ -202,14 +173,13 @@ static void draw_bar(struct progress *p, const struct wm_progress *now)
 static void print_plain(struct progress *p, const struct wm_progress *now)
 {
     char done[24], all[24], rate[24], rate2[24], left[24], ranks[160];
-    struct rates rates = rates_of_all(p, now);
     double seconds;
 
     fprintf(stderr, "%s: %d %%, %s of %s", now->phase, (int)(share_of(now) * 100.0),
             value_bytes_text(done, sizeof done, bytes_done(now)), value_bytes_text(all, sizeof all, bytes_to_do(now)));
-    if (rates.read > 0)
-        fprintf(stderr, ", read %s/s, write %s/s", value_bytes_text(rate, sizeof rate, rates.read),
-                value_bytes_text(rate2, sizeof rate2, rates.write));
+    if (now->read_rate > 0)
+        fprintf(stderr, ", read %s/s, write %s/s", value_bytes_text(rate, sizeof rate, now->read_rate),
+                value_bytes_text(rate2, sizeof rate2, now->write_rate));
     if (seconds_left(p, now, &seconds))
         fprintf(stderr, ", %s left", value_seconds_text(left, sizeof left, seconds));
     if (*ranks_text(ranks, sizeof ranks, now))
@@ -222,12 +192,11 @@ static void print_plain(struct progress *p, const struct wm_progress *now)
 static void remember(struct progress *p, const struct wm_progress *now)
 {
     if (!p->started)
-        p->first = p->last = *now;
+        p->first = *now;
     else if (only_reads(now) != only_reads(&p->latest)) { /* the time left is that of this phase */
         p->first = *now;
         p->last_share = 0.0;
     }
-    update_rates(p, now);
     p->latest = *now;
     p->latest.shard = p->latest.slowest_host = ""; /* valid during the call only */
     p->started = true;
@@ -237,7 +206,7 @@ static void tell_event(struct progress *p, const struct wm_progress *now, bool n
 {
     if (!new_phase && now->seconds - p->last_seconds < JSON_SECONDS)
         return;
-    event_progress(p->terminal, new_phase ? "phase" : "progress", now, p->rates);
+    event_progress(p->terminal, new_phase ? "phase" : "progress", now);
     p->last_seconds = now->seconds;
 }
 

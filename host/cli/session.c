@@ -76,7 +76,7 @@ static void close_books(struct session *s, int exit_code, const char *error)
 
     metrics_end(&s->metrics, exit_code);
     if (s->terminal.json_lines)
-        event_end(&s->terminal, exit_code, error, p->started ? &p->latest : NULL, p->rates);
+        event_end(&s->terminal, exit_code, error, p->started ? &p->latest : NULL);
 }
 
 void session_print(struct session *s, char *text)

@@ -10,10 +10,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define WINDOW_SECONDS  10.0 /* over which rates are smoothed: long enough for readers and writers to take turns */
-#define RENEW_SECONDS   0.5
-#define MEASURE_SECONDS 2.0 /* a rate from less than this says more about start-up than about the rank */
-#define TELL_SECONDS    0.2
+#define TELL_SECONDS 0.2
 
 /* What travels. All ranks are the same program on little-endian machines. */
 struct rank_note {
@@ -26,47 +23,12 @@ _Static_assert(sizeof(struct rank_note) <= COMM_NOTE_BYTES, "it travels in a not
 
 /* ---- telling ------------------------------------------------------------------------------------------------ */
 
-/* In the other phases a rank waits, or makes durable what it has written: that is no rate. */
-static bool moves_bytes(const struct wm_progress *now)
-{
-    return strcmp(now->phase, "surveying") == 0 || strcmp(now->phase, "merging") == 0;
-}
-
-/* What was taken over from an earlier run took no time. */
-static uint64_t written_now(const struct wm_progress *now)
-{
-    return now->bytes_written > now->bytes_resumed ? now->bytes_written - now->bytes_resumed : 0;
-}
-
-static void renew_rates(struct rank_progress *r, const struct wm_progress *now)
-{
-    uint64_t written = written_now(now);
-    double passed = now->seconds - r->last_seconds, window = now->seconds - r->phase_seconds;
-
-    if (!r->phase || strcmp(r->phase, now->phase) != 0 || now->bytes_read < r->last_read || written < r->last_written) {
-        r->phase_seconds = now->seconds; /* counters may jump where a phase begins: it is measured from here */
-    } else {
-        if (passed < RENEW_SECONDS || !moves_bytes(now))
-            return;
-        window = window < WINDOW_SECONDS ? window : WINDOW_SECONDS;
-        passed = passed < window ? passed : window;
-        r->read_rate += passed / window * ((double)(now->bytes_read - r->last_read) / passed - r->read_rate);
-        r->write_rate += passed / window * ((double)(written - r->last_written) / passed - r->write_rate);
-        r->measured = r->measured || now->seconds - r->phase_seconds >= MEASURE_SECONDS;
-    }
-    r->phase = now->phase;
-    r->last_seconds = now->seconds;
-    r->last_read = now->bytes_read;
-    r->last_written = written;
-}
-
-void rank_progress_publish(struct rank_progress *r, struct comm *comm, const struct wm_progress *now)
+void rank_progress_publish(const struct progress_rates *rates, struct comm *comm, const struct wm_progress *now)
 {
     struct rank_note note;
 
     if (!comm || comm->size < 2)
         return;
-    renew_rates(r, now);
     memset(&note, 0, sizeof note);
     note.bytes_read = now->bytes_read;
     note.bytes_to_read = now->bytes_to_read;
@@ -75,10 +37,10 @@ void rank_progress_publish(struct rank_progress *r, struct comm *comm, const str
     note.bytes_resumed = now->bytes_resumed;
     note.tensors_done = now->tensors_done;
     note.n_tensors = now->n_tensors;
-    note.read_rate = r->read_rate;
-    note.write_rate = r->write_rate;
-    note.measured = r->measured;
-    note.working = moves_bytes(now) && now->bytes_written < now->bytes_to_write;
+    note.read_rate = rates->read;
+    note.write_rate = rates->write;
+    note.measured = rates->measured;
+    note.working = progress_moves_bytes(now) && now->bytes_written < now->bytes_to_write;
     if (gethostname(note.host, sizeof note.host - 1) != 0)
         note.host[0] = '\0';
     comm->ops->publish(comm, &note, sizeof note);

@@ -8,6 +8,7 @@
 #define WM_ENGINE_RANK_PROGRESS_H
 
 #include "cluster/comm.h"
+#include "engine/progress_rates.h"
 #include "warpmerge.h"
 
 #define RANK_PROGRESS_HOST_BYTES 64
@@ -17,16 +18,11 @@ struct rank_progress {
     /* Of all ranks, by the plan: the caller's to fill. 0: what the ranks heard of add up to. */
     uint64_t all_to_read, all_to_write, all_tensors;
 
-    const char *phase;                  /* as of the last call; NULL: none yet             */
-    double phase_seconds, last_seconds; /* when it began; when the rates were last renewed */
-    uint64_t last_read, last_written;   /* then                                            */
-    double read_rate, write_rate;       /* bytes per second, smoothed                      */
-    bool measured;                      /* the rates mean something                        */
     char slowest_host[RANK_PROGRESS_HOST_BYTES];
 };
 
-/* Tells the others how this rank's share goes. comm NULL: nobody. */
-void rank_progress_publish(struct rank_progress *r, struct comm *comm, const struct wm_progress *progress);
+/* Tells the others how this rank's share goes, and how fast. comm NULL: nobody. */
+void rank_progress_publish(const struct progress_rates *rates, struct comm *comm, const struct wm_progress *progress);
 /* Fills the ranks' part of `progress`: on rank 0 the sums. comm NULL, or of one: leaves it alone. */
 void rank_progress_sum(struct rank_progress *r, struct comm *comm, struct wm_progress *progress);
 

@@ -19,6 +19,7 @@ enum { max_ranks = 8 };
 
 struct ranks {
     struct comm *comms[max_ranks];
+    struct progress_rates rates[max_ranks];
     struct rank_progress progress[max_ranks];
     int n;
 };
@@ -62,7 +63,8 @@ static struct wm_progress summed(struct ranks *ranks, int rank)
 
 static void say(struct ranks *ranks, int rank, struct wm_progress now)
 {
-    rank_progress_publish(&ranks->progress[rank], ranks->comms[rank], &now);
+    progress_rates_renew(&ranks->rates[rank], &now);
+    rank_progress_publish(&ranks->rates[rank], ranks->comms[rank], &now);
 }
 
 /* ---- sums --------------------------------------------------------------------------------------------------- */
@@ -71,15 +73,16 @@ static void alone_nothing_is_summed(void **state)
 {
     struct wm_progress now = at("merging", 1, 2, 3, 4), before = now;
     struct wm_error err = WM_ERROR_INIT;
+    struct progress_rates rates = {0};
     struct rank_progress r = {0};
     struct comm *self;
 
     (void)state;
     assert_int_equal(comm_open_self(&self, &err), WM_OK);
-    rank_progress_publish(&r, NULL, &now);
+    rank_progress_publish(&rates, NULL, &now);
     rank_progress_sum(&r, NULL, &now);
     assert_memory_equal(&now, &before, sizeof now);
-    rank_progress_publish(&r, self, &now);
+    rank_progress_publish(&rates, self, &now);
     rank_progress_sum(&r, self, &now);
     assert_memory_equal(&now, &before, sizeof now);
     self->ops->close(self);
@@ -264,6 +267,27 @@ static void a_jump_is_no_rate(void **state)
     close_ranks(&ranks);
 }
 
+/* Of each process, alone or not; only while it moves bytes. */
+static void a_rate_is_filled_in(void **state)
+{
+    struct progress_rates rates = {0};
+    struct wm_progress now;
+
+    (void)state;
+    for (int i = 0; i <= 100; i++) {
+        now = at("merging", i * 0.2, (uint64_t)(i * 60 * MB), (uint64_t)(7e9 + i * 20 * MB), (uint64_t)1e12);
+        now.bytes_resumed = (uint64_t)7e9;
+        now.read_rate = now.write_rate = -1.0;
+        progress_rates_renew(&rates, &now);
+        assert_true(now.read_rate >= 0.0 && now.write_rate >= 0.0);
+    }
+    assert_near(now.read_rate, 300 * MB);
+    assert_near(now.write_rate, 100 * MB);
+    now = at("syncing", 21, (uint64_t)(6000 * MB), (uint64_t)1e12, (uint64_t)1e12);
+    progress_rates_renew(&rates, &now);
+    assert_true(now.read_rate == 0.0 && now.write_rate == 0.0);
+}
+
 /* ---- waiting ------------------------------------------------------------------------------------------------ */
 
 struct watcher {
@@ -343,6 +367,7 @@ int main(void)
         cmocka_unit_test(who_is_through_is_not_waited_for),
         cmocka_unit_test(a_rate_is_that_of_late),
         cmocka_unit_test(a_jump_is_no_rate),
+        cmocka_unit_test(a_rate_is_filled_in),
         cmocka_unit_test(waiting_goes_on_telling),
     };
 
