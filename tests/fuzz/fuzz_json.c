@@ -6,19 +6,11 @@
  */
 #include "base/json.h"
 #include "base/text.h"
+#include "need.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 #include <cjson/cJSON.h>
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes);
-
-#define NEED(condition)                                                                                                \
-    do {                                                                                                               \
-        if (!(condition))                                                                                              \
-            abort();                                                                                                   \
-    } while (0)
 
 /* Every event, with checks of what the interface promises about it. Returns whether the text is legal. */
 static bool scan(const char *text, size_t n_bytes, int max_depth)

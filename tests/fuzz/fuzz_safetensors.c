@@ -7,17 +7,9 @@
 #include "base/dtype.h"
 #include "checkpoint/safetensors_read.h"
 #include "checkpoint/sniff.h"
+#include "need.h"
 
-#include <stdlib.h>
 #include <string.h>
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes);
-
-#define NEED(condition)                                                                                                \
-    do {                                                                                                               \
-        if (!(condition))                                                                                              \
-            abort();                                                                                                   \
-    } while (0)
 
 static enum wm_status parse(struct safetensors_table *table, const char *header, size_t n_header, uint64_t n_data,
                             struct arena *arena, struct wm_error *err)

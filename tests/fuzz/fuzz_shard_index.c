@@ -5,17 +5,9 @@
  *     cmake -DCMAKE_C_COMPILER=clang-14 -DWM_SANITIZE=asan -DWM_FUZZ=ON; fuzz_shard_index -max_total_time=60 CORPUS
  */
 #include "checkpoint/shard_index.h"
+#include "need.h"
 
-#include <stdlib.h>
 #include <string.h>
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes);
-
-#define NEED(condition)                                                                                                \
-    do {                                                                                                               \
-        if (!(condition))                                                                                              \
-            abort();                                                                                                   \
-    } while (0)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes)
 {

@@ -1,37 +1,17 @@
 /* The element-wise pass: every method equals a scalar reference bit for bit, whatever the shape, element types, tile
  * size, thread count and instruction set. */
-#include "kernel_harness.h"
+#include "kernel_reference.h"
 
 #include "common/philox.h"
 
 /* ---- the reference: one element at a time, written from the formulas ---------------------------------------- */
-
-struct ranked {
-    uint32_t magnitude;
-    size_t index;
-};
-
-static int by_rank(const void *a, const void *b)
-{
-    const struct ranked *x = a, *y = b;
-    if (x->magnitude != y->magnitude)
-        return x->magnitude > y->magnitude ? -1 : 1;
-    return x->index < y->index ? -1 : 1;
-}
 
 static void reference_mask(const struct merge_model *model, const float *delta, size_t n, bool *keep)
 {
     for (size_t i = 0; i < n; i++)
         keep[i] = model->keep == KEEP_ALL;
     if (model->keep == KEEP_TOP) {
-        struct ranked *order = malloc((n + 1) * sizeof *order);
-        assert_non_null(order);
-        for (size_t i = 0; i < n; i++) {
-            float magnitude = fabsf(delta[i]);
-            memcpy(&order[i].magnitude, &magnitude, 4);
-            order[i].index = i;
-        }
-        qsort(order, n, sizeof *order, by_rank);
+        struct ranked *order = new_ranking(delta, n);
         for (uint64_t i = 0; i < model->k; i++)
             keep[order[i].index] = true;
         free(order);
@@ -39,36 +19,6 @@ static void reference_mask(const struct merge_model *model, const float *delta, 
         for (size_t i = 0; i < n; i++)
             keep[i] = philox_mask_draw(model->mask_key, i) < model->keep_below;
     }
-}
-
-/* The order of fixed_sum.h, spelled out. */
-static double reference_sum(const double *x, size_t n)
-{
-    size_t n_chunks = (n + 16383) / 16384;
-    double *chunks = calloc(n_chunks + 1, sizeof *chunks);
-    assert_non_null(chunks);
-    for (size_t c = 0; c < n_chunks; c++) {
-        double lanes[16] = {0};
-        for (size_t b = 0; b < 32; b++)
-            for (size_t l = 0; l < 16; l++) {
-                double sum = 0.0;
-                for (size_t t = 0; t < 32; t++) {
-                    size_t i = c * 16384 + b * 512 + t * 16 + l;
-                    sum += i < n ? x[i] : 0.0;
-                }
-                lanes[l] += sum;
-            }
-        for (size_t half = 8; half > 0; half /= 2)
-            for (size_t l = 0; l < half; l++)
-                lanes[l] += lanes[l + half];
-        chunks[c] = lanes[0];
-    }
-    for (; n_chunks > 1; n_chunks = (n_chunks + 1) / 2)
-        for (size_t c = 0; c < n_chunks; c += 2)
-            chunks[c / 2] = c + 1 < n_chunks ? chunks[c] + chunks[c + 1] : chunks[c];
-    double sum = chunks[0];
-    free(chunks);
-    return sum;
 }
 
 static float reference_l1_scale(const float *delta, const bool *keep, size_t n)

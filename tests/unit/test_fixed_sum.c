@@ -1,42 +1,9 @@
 /* Sums over elements: L1 norms and dot products equal, to the last bit of fp64, a sum in the documented order, for any
  * number of elements, tile size, thread order and instruction set. */
-#include "kernel_harness.h"
+#include "kernel_reference.h"
 
 #include "common/philox.h"
 #include "statistics/statistics.h"
-
-/* fixed_sum.h's order, spelled out: blocks of 512, 16 lanes, 32 elements each; lanes over blocks; lanes in a tree;
- * chunks of 16384 in pairs. */
-static double reference_sum(const double *x, size_t n)
-{
-    size_t n_chunks = (n + 16383) / 16384;
-    double *chunks = calloc(n_chunks + 1, sizeof *chunks);
-    assert_non_null(chunks);
-    for (size_t c = 0; c < n_chunks; c++) {
-        double lanes[16] = {0};
-        for (size_t b = 0; b < 32; b++)
-            for (size_t l = 0; l < 16; l++) {
-                double sum = 0.0;
-                for (size_t t = 0; t < 32; t++) {
-                    size_t i = c * 16384 + b * 512 + t * 16 + l;
-                    sum += i < n ? x[i] : 0.0;
-                }
-                lanes[l] += sum;
-            }
-        double eight[8], four[4];
-        for (int l = 0; l < 8; l++)
-            eight[l] = lanes[l] + lanes[l + 8];
-        for (int l = 0; l < 4; l++)
-            four[l] = eight[l] + eight[l + 4];
-        chunks[c] = (four[0] + four[2]) + (four[1] + four[3]);
-    }
-    for (; n_chunks > 1; n_chunks = (n_chunks + 1) / 2)
-        for (size_t c = 0; c < n_chunks; c += 2)
-            chunks[c / 2] = c + 1 < n_chunks ? chunks[c] + chunks[c + 1] : chunks[c];
-    double sum = chunks[0];
-    free(chunks);
-    return sum;
-}
 
 /* Runs the only pass of `op` and adds its chunks up as statistics_finish_pass would. */
 static void sums_of(const struct merge_op *op, const struct merge_tile *arrays, uint64_t tile_elems, bool backwards,

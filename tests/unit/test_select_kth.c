@@ -1,30 +1,15 @@
 /* The k-th magnitude: threshold and tie index equal those of a full stable sort, for every kind of distribution, tile
  * size, thread count, tile order and instruction set. */
-#include "kernel_harness.h"
+#include "kernel_reference.h"
 
-struct ranked {
-    uint32_t magnitude;
-    size_t index;
-};
-
-static int by_rank(const void *a, const void *b)
+static struct ranked *new_delta_ranking(const void *base, const void *x, enum wm_dtype dtype, size_t n)
 {
-    const struct ranked *x = a, *y = b;
-    if (x->magnitude != y->magnitude)
-        return x->magnitude > y->magnitude ? -1 : 1;
-    return x->index < y->index ? -1 : 1;
-}
-
-static struct ranked *new_ranking(const void *base, const void *x, enum wm_dtype dtype, size_t n)
-{
-    struct ranked *order = malloc((n + 1) * sizeof *order);
-    assert_non_null(order);
-    for (size_t i = 0; i < n; i++) {
-        float magnitude = fabsf(ref_load(x, dtype, i) - ref_load(base, dtype, i));
-        memcpy(&order[i].magnitude, &magnitude, 4);
-        order[i].index = i;
-    }
-    qsort(order, n, sizeof *order, by_rank);
+    float *delta = malloc((n + 1) * sizeof *delta);
+    assert_non_null(delta);
+    for (size_t i = 0; i < n; i++)
+        delta[i] = ref_load(x, dtype, i) - ref_load(base, dtype, i);
+    struct ranked *order = new_ranking(delta, n);
+    free(delta);
     return order;
 }
 
@@ -192,7 +177,7 @@ static void test_kinds(void **state)
             enum wm_dtype dtype = is_bf16_kind((enum kind)kind) ? WM_BF16 : WM_F32;
             void *base = new_base((enum kind)kind, n);
             void *x = new_deltas((enum kind)kind, base, dtype, n, 11 + (uint64_t)kind);
-            struct ranked *order = new_ranking(base, x, dtype, n);
+            struct ranked *order = new_delta_ranking(base, x, dtype, n);
             for (size_t k = 0; k < sizeof ks / sizeof ks[0]; k++) {
                 struct tensors t = {base, &x, 1, dtype, n, &ks[k], kind_names[kind]};
                 check(&t, &order);
@@ -213,7 +198,7 @@ static void test_small_tensors(void **state)
             enum wm_dtype dtype = is_bf16_kind((enum kind)kind) ? WM_BF16 : WM_F32;
             void *base = new_base((enum kind)kind, n);
             void *x = new_deltas((enum kind)kind, base, dtype, n, 5);
-            struct ranked *order = new_ranking(base, x, dtype, n);
+            struct ranked *order = new_delta_ranking(base, x, dtype, n);
             for (uint64_t k = 1; k < n; k += 1 + n / 5) {
                 struct tensors t = {base, &x, 1, dtype, n, &k, kind_names[kind]};
                 check(&t, &order);
@@ -229,7 +214,7 @@ static void test_boundaries(void **state)
 {
     enum { N = 140000 };
     void *base = new_array(N, WM_F32), *x = new_deltas(EDGES, base, WM_F32, N, 8);
-    struct ranked *order = new_ranking(base, x, WM_F32, N);
+    struct ranked *order = new_delta_ranking(base, x, WM_F32, N);
     (void)state;
     for (size_t i = 1; i + 1 < N && !UNDER_TSAN; i++)
         for (uint64_t k = i; k < i + 2 && order[i].magnitude != order[i - 1].magnitude; k++) {
@@ -258,7 +243,7 @@ static void test_many_models(void **state)
         for (int m = 0; m < N_MODELS; m++) {
             x[m] = new_deltas(kinds[m], base, WM_F32, n, 100 + (uint64_t)m);
             k[m] = 1000 + n / 7 * (uint64_t)m;
-            order[m] = new_ranking(base, x[m], WM_F32, n);
+            order[m] = new_delta_ranking(base, x[m], WM_F32, n);
         }
         struct tensors t = {base, x, N_MODELS, WM_F32, n, k, "six models"};
         check(&t, order);
@@ -288,7 +273,7 @@ static void test_passes(void **state)
     for (size_t i = 0; i < sizeof table / sizeof table[0]; i++) {
         enum wm_dtype dtype = is_bf16_kind(table[i].kind) ? WM_BF16 : WM_F32;
         void *base = new_base(table[i].kind, N), *x = new_deltas(table[i].kind, base, dtype, N, 3);
-        struct ranked *order = new_ranking(base, x, dtype, N);
+        struct ranked *order = new_delta_ranking(base, x, dtype, N);
         struct tensors t = {base, &x, 1, dtype, N, &table[i].k, kind_names[table[i].kind]};
         struct run run = {.tile_elems = 32768, .avoid_repeats = table[i].avoid_repeats};
         run_once(&t, &order, &run);
