@@ -249,11 +249,17 @@ static bool scan_string(struct json_scanner *s)
 
 /* ---- numbers and words -------------------------------------------------------------------------------------- */
 
-static const char *skip_digits(const char *p, const char *end)
+/* At least one digit from *p on, which moves behind them; false: there is none, and s->at says where. */
+static bool take_digits(struct json_scanner *s, const char **p)
 {
-    while (p < end && *p >= '0' && *p <= '9')
-        p++;
-    return p;
+    const char *begin = *p;
+
+    while (*p < s->end && **p >= '0' && **p <= '9')
+        (*p)++;
+    if (*p > begin)
+        return true;
+    s->at = begin;
+    return false;
 }
 
 static enum json_event scan_number(struct json_scanner *s)
@@ -268,33 +274,23 @@ static enum json_event scan_number(struct json_scanner *s)
         p++;
     }
     digits = p;
-    p = skip_digits(p, s->end);
-    if (p == digits) {
-        s->at = p;
+    if (!take_digits(s, &p))
         return unexpected(s, "a digit");
-    }
     if (*digits == '0' && p - digits > 1)
         return fail(s, JSON_FLAW_GRAMMAR, "a number with a leading zero");
     if (p < s->end && *p == '.') {
         digits_only = false;
-        digits = ++p;
-        p = skip_digits(p, s->end);
-        if (p == digits) {
-            s->at = p;
+        p++;
+        if (!take_digits(s, &p))
             return unexpected(s, "a digit");
-        }
     }
     if (p < s->end && (*p == 'e' || *p == 'E')) {
         digits_only = false;
         p++;
         if (p < s->end && (*p == '+' || *p == '-'))
             p++;
-        digits = p;
-        p = skip_digits(p, s->end);
-        if (p == digits) {
-            s->at = p;
+        if (!take_digits(s, &p))
             return unexpected(s, "a digit");
-        }
     }
     if (p - begin > NUMBER_MAX_BYTES)
         return fail(s, JSON_FLAW_GRAMMAR, "a number of more than %d characters", NUMBER_MAX_BYTES);
