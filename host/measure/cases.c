@@ -7,6 +7,7 @@
  */
 #include "measure/measure.h"
 
+#include "base/dtype.h"
 #include "common/number_format.h"
 
 #include <stdio.h>
@@ -74,6 +75,23 @@ enum wm_status measure_prepare(const struct measure_case *c, uint64_t n_elems, s
     if (method->prepare(method, &args, op, message) != WM_OK)
         return error_set(err, WM_BUG, "measuring %s: %s", c->kernel, message);
     return WM_OK;
+}
+
+void measure_tile(struct merge_tile *tile, const struct merge_op *op, uint64_t tile_elems, uint64_t index,
+                  enum wm_dtype dtype, char *const *in, char *out)
+{
+    uint64_t first = index * tile_elems, left = op->n_elems - first, skip = first * dtype_bits(dtype) / 8;
+
+    memset(tile, 0, sizeof *tile);
+    tile->first_elem = first;
+    tile->n_elems = (size_t)(left < tile_elems ? left : tile_elems);
+    tile->index = (size_t)index;
+    tile->out_dtype = dtype;
+    for (int i = 0; i < merge_op_n_inputs(op); i++) {
+        tile->in[i] = in[i] + skip;
+        tile->in_dtype[i] = dtype;
+    }
+    tile->out = out ? out + skip : NULL;
 }
 
 const char *measure_pass_name(enum stat_pass pass)
@@ -150,7 +168,7 @@ void measure_fill(void *data, enum wm_dtype dtype, uint64_t n_elems, int input)
     uint64_t base_state = 1, state = 1000u + (uint64_t)input, n_fresh = n_elems < FRESH_ELEMS ? n_elems : FRESH_ELEMS;
     uint16_t *half = data;
     float *single = data;
-    size_t width = dtype == WM_F32 ? 4 : 2;
+    size_t width = dtype_bits(dtype) / 8;
 
     for (uint64_t e = 0; e < n_fresh; e++) {
         float x = bf16_to_f32(f32_to_bf16((float)(0.02 * bell(&base_state))));

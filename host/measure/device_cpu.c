@@ -6,6 +6,7 @@
  */
 #include "measure/measure.h"
 
+#include "base/dtype.h"
 #include "base/file.h"
 
 #include <stdio.h>
@@ -32,11 +33,6 @@ struct cpu {
     uint64_t next_tile;
     bool flushing;
 };
-
-static size_t width_of(enum wm_dtype dtype)
-{
-    return dtype == WM_F32 ? 4 : 2;
-}
 
 static void cpu_describe(const struct measure_device *device, char text[MEASURE_DEVICE_BYTES])
 {
@@ -86,7 +82,7 @@ static enum wm_status cpu_load(struct measure_device *device, int n_inputs, enum
                                struct wm_error *err)
 {
     struct cpu *c = (struct cpu *)device;
-    size_t n_bytes = (size_t)(n_elems * width_of(dtype)), room = (n_bytes + 4095) / 4096 * 4096;
+    size_t n_bytes = (size_t)(n_elems * dtype_bits(dtype) / 8), room = (n_bytes + 4095) / 4096 * 4096;
 
     unload(c);
     c->n_inputs = n_inputs;
@@ -135,22 +131,6 @@ static enum wm_status cpu_flush(struct measure_device *device, struct wm_error *
     return WM_OK;
 }
 
-static void tile_of(const struct cpu *c, uint64_t index, struct merge_tile *tile)
-{
-    uint64_t first = index * TILE_ELEMS, left = c->n_elems - first;
-
-    memset(tile, 0, sizeof *tile);
-    tile->first_elem = first;
-    tile->n_elems = (size_t)(left < TILE_ELEMS ? left : TILE_ELEMS);
-    tile->index = (size_t)index;
-    tile->out_dtype = c->dtype;
-    for (int i = 0; i < merge_op_n_inputs(c->op); i++) {
-        tile->in[i] = c->in[i] + first * width_of(c->dtype);
-        tile->in_dtype[i] = c->dtype;
-    }
-    tile->out = c->s ? NULL : c->out + first * width_of(c->dtype);
-}
-
 static void run_share(void *user, int worker)
 {
     struct cpu *c = user;
@@ -163,7 +143,7 @@ static void run_share(void *user, int worker)
         uint64_t index = __atomic_fetch_add(&c->next_tile, 1, __ATOMIC_RELAXED);
         if (index >= n_tiles)
             return;
-        tile_of(c, index, &tile);
+        measure_tile(&tile, c->op, TILE_ELEMS, index, c->dtype, c->in, c->s ? NULL : c->out);
         if (!c->s)
             cpu_combine_tile(c->op, NULL, &tile, c->scratch[worker], &report);
         else if (statistics_needs_tile(c->s, tile.index))

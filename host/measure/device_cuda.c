@@ -7,6 +7,7 @@
  */
 #include "measure/measure.h"
 
+#include "base/dtype.h"
 #include "base/file.h"
 #include "methods/device.h"
 
@@ -28,7 +29,6 @@ struct gpu {
     int n_inputs;
     enum wm_dtype dtype;
     uint64_t n_elems;
-    size_t width;
     char *flush;
     size_t flush_bytes;
     struct device_report *report;
@@ -97,8 +97,7 @@ static enum wm_status gpu_load(struct measure_device *device, int n_inputs, enum
     g->n_inputs = n_inputs;
     g->dtype = dtype;
     g->n_elems = n_elems;
-    g->width = dtype == WM_F32 ? 4 : 2;
-    n_bytes = (size_t)(n_elems * g->width);
+    n_bytes = (size_t)(n_elems * dtype_bits(dtype) / 8);
     host = malloc(n_bytes);
     if (!host)
         return error_no_memory(err, "measuring the GPU");
@@ -141,23 +140,6 @@ static uint64_t n_tiles(const struct gpu *g)
     return (g->n_elems + TILE_ELEMS - 1) / TILE_ELEMS;
 }
 
-static void tile_of(const struct gpu *g, const struct merge_op *op, uint64_t index, bool combine,
-                    struct merge_tile *tile)
-{
-    uint64_t first = index * TILE_ELEMS, left = g->n_elems - first;
-
-    memset(tile, 0, sizeof *tile);
-    tile->first_elem = first;
-    tile->n_elems = (size_t)(left < TILE_ELEMS ? left : TILE_ELEMS);
-    tile->index = (size_t)index;
-    tile->out_dtype = g->dtype;
-    for (int i = 0; i < merge_op_n_inputs(op); i++) {
-        tile->in[i] = g->in[i] + first * g->width;
-        tile->in_dtype[i] = g->dtype;
-    }
-    tile->out = combine ? g->out + first * g->width : NULL;
-}
-
 /* Row or column weights travel before the clock starts: the engine sends them once a tensor. */
 static enum wm_status send_weights(struct gpu *g, const struct merge_op *op, struct wm_error *err)
 {
@@ -190,7 +172,7 @@ static enum wm_status gpu_combine(struct measure_device *device, const struct me
     CUDA(cudaEventRecord(g->began, g->stream));
     for (int repeat = 0; repeat < n_repeats; repeat++)
         for (uint64_t i = 0; i < n_tiles(g); i++) {
-            tile_of(g, op, i, true, &tile);
+            measure_tile(&tile, op, TILE_ELEMS, i, g->dtype, g->in, g->out);
             CUDA(device_combine_launch(op, &tile, op->vector_weights ? g->vector_weights : NULL, g->report, g->stream));
         }
     CUDA(cudaEventRecord(g->ended, g->stream));
@@ -240,7 +222,7 @@ static enum wm_status gpu_pass(struct measure_device *device, const struct merge
     for (uint64_t i = 0; i < n_tiles(g); i++) {
         if (!statistics_needs_tile(s, (size_t)i))
             continue;
-        tile_of(g, op, i, false, &tile);
+        measure_tile(&tile, op, TILE_ELEMS, i, g->dtype, g->in, NULL);
         CUDA(device_pass_launch(op, s, &tile, g->results, g->stream));
     }
     CUDA(cudaEventRecord(g->ended, g->stream));

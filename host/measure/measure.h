@@ -131,6 +131,9 @@ enum wm_status measure_prepare(const struct measure_case *c, uint64_t n_elems, s
                                struct wm_error *err);
 /* Inputs 0 (base) and on: weights and fine-tunes of them, deltas of a few ulps of bf16. data: n elements. */
 void measure_fill(void *data, enum wm_dtype dtype, uint64_t n_elems, int input);
+/* Tile `index` of an operation whose inputs and output have one type; out NULL: a statistics pass. */
+void measure_tile(struct merge_tile *tile, const struct merge_op *op, uint64_t tile_elems, uint64_t index,
+                  enum wm_dtype dtype, char *const *in, char *out);
 const char *measure_pass_name(enum stat_pass pass);
 double measure_operations(const struct merge_op *op, enum stat_pass pass); /* per element; STAT_READY: combine */
 
