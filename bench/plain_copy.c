@@ -225,9 +225,7 @@ int main(int argc, char **argv)
     c.names = (const char **)(argv + i + 1);
     c.fds = calloc((size_t)c.n_inputs, sizeof *c.fds);
     c.ends = calloc((size_t)c.n_inputs, sizeof *c.ends);
-    if (!c.fds || !c.ends)
-        return system_error("start", "it", ENOMEM);
-    int rc = open_all(&c);
+    int rc = c.fds && c.ends ? open_all(&c) : system_error("start", "it", ENOMEM);
     if (!rc)
         rc = run(&c);
     free(c.fds);

@@ -20,7 +20,7 @@
 
 void fixture_init(struct fixture *f)
 {
-    strcpy(f->dir, "/tmp/wm-test-XXXXXX");
+    snprintf(f->dir, sizeof f->dir, "/tmp/wm-test-XXXXXX");
     assert_non_null(mkdtemp(f->dir));
 }
 

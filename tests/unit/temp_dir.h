@@ -13,7 +13,7 @@
 
 static inline void temp_dir_make(char path[64])
 {
-    strcpy(path, "/tmp/wm_test_XXXXXX");
+    snprintf(path, 64, "/tmp/wm_test_XXXXXX");
     corpus_need(mkdtemp(path) != NULL, path);
 }
 

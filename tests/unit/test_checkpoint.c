@@ -72,7 +72,7 @@ static void folders_without_a_model_are_named(void **state)
         char names[128], *name, *rest = names;
         tear_down(NULL);
         set_up(NULL);
-        strcpy(names, cases[i].files);
+        snprintf(names, sizeof names, "%s", cases[i].files);
         while ((name = strtok_r(rest, " ", &rest)) != NULL)
             write_file(name, "{}", 2);
         assert_int_equal(ckpt_open(&ckpt, root, NULL, NULL, NULL, &err), cases[i].status);
