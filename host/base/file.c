@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <sys/statvfs.h>
 #include <time.h>
 #include <unistd.h>
@@ -35,7 +36,16 @@ static enum wm_status status_of(int code, enum wm_status otherwise)
     case EROFS: return WM_CANT_CREATE;
     case EMFILE:
     case ENFILE:
-    case ENOMEM: return WM_TEMPORARY;
+    case ENOMEM:
+    case ENOTCONN:
+    case ECONNABORTED:
+    case ECONNRESET:
+    case ETIMEDOUT:
+    case EHOSTDOWN:
+    case EHOSTUNREACH:
+    case ENETUNREACH:
+    case ENETDOWN:
+    case ESTALE: return WM_TEMPORARY;
     default: return otherwise;
     }
 }
@@ -52,6 +62,14 @@ static const char *remedy_of(int code)
     case EMFILE:
     case ENFILE: return "raise the limit on open files (ulimit -n)";
     case EIO: return "the storage reported a fault; check it (dmesg), then run the same command again";
+    case ENOTCONN:
+    case ECONNABORTED:
+    case ECONNRESET:
+    case ETIMEDOUT:
+    case EHOSTDOWN:
+    case EHOSTUNREACH:
+    case ENETUNREACH:
+    case ENETDOWN: return "the file server was lost; mount it again, then run the same command again";
     default: return "then run the same command again";
     }
 }
@@ -65,6 +83,23 @@ static enum wm_status fail(struct wm_error *err, enum wm_status otherwise, const
 }
 
 /* ---- reading ------------------------------------------------------------------------------------------------ */
+
+/* FUSE clients (sshfs) number files as they meet them, anew after they have forgotten them; so do SMB mounts whose server
+ * gives no numbers. Two hosts then see two numbers for one file, and one host another after mounting again. */
+uint64_t file_lasting_inode(const char *path, uint64_t inode)
+{
+    enum { fuse = 0x65735546, cifs = (int)0xff534d42, smb2 = (int)0xfe534d42 }; /* of linux/magic.h */
+    struct statfs fs;
+
+    if (statfs(path, &fs) < 0)
+        return inode;
+    switch ((int)fs.f_type) {
+    case fuse:
+    case cifs:
+    case smb2: return 0;
+    default: return inode;
+    }
+}
 
 enum wm_status file_open_read(int *fd, const char *path, bool *direct, struct file_identity *identity,
                               struct wm_error *err)
@@ -87,7 +122,8 @@ enum wm_status file_open_read(int *fd, const char *path, bool *direct, struct fi
     if (direct && *direct && fcntl(*fd, F_SETFL, O_DIRECT) < 0)
         *direct = false;
     if (identity)
-        *identity = (struct file_identity){(uint64_t)sb.st_size, (uint64_t)sb.st_ino, (uint64_t)sb.st_dev,
+        *identity = (struct file_identity){(uint64_t)sb.st_size, file_lasting_inode(path, (uint64_t)sb.st_ino),
+                                           (uint64_t)sb.st_dev,
                                            (int64_t)sb.st_mtim.tv_sec * 1000000000 + sb.st_mtim.tv_nsec};
 out:
     if (st != WM_OK)

@@ -33,9 +33,11 @@ extern int (*file_fault)(enum file_call call, const char *path);
 /* ---- reading ------------------------------------------------------------------------------------------------ */
 
 struct file_identity {
-    uint64_t n_bytes, inode, device;
+    uint64_t n_bytes, inode, device; /* inode 0: the file system has no lasting ones */
     int64_t mtime_ns;
 };
+/* `inode`, or 0 on a file system that may give the file another one at the next look or on the next host. */
+uint64_t file_lasting_inode(const char *path, uint64_t inode);
 
 /* Opens a regular file for reading (a FIFO or device is refused). direct: with O_DIRECT; *direct is cleared when the
  * file system refuses it. WM_NO_INPUT, WM_IO. */

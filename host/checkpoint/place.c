@@ -59,7 +59,7 @@ enum wm_status place_member(const struct place *place, const char *name, enum pl
     }
     member->exists = true;
     member->n_bytes = (uint64_t)sb.st_size;
-    member->inode = (uint64_t)sb.st_ino;
+    member->inode = file_lasting_inode(real, (uint64_t)sb.st_ino);
     member->device = (uint64_t)sb.st_dev;
     return WM_OK;
 }
