@@ -178,6 +178,9 @@ struct wm_options {
     double rank_deadline_seconds; /* a rank without a sign of life for so long is lost; 0: 60        */
     int part, n_parts;            /* n_parts > 0: compute the part-th (from 0) of so many parts, without talking to the
                                      others; wm_merge_open_parts finishes                             */
+    /* This rank of several hangs for twice the deadline, in storage that does not answer, and wm_merge_run may never return.
+     * From a thread of its own; what a program can do is to say why and end itself. NULL: it hangs. */
+    void (*on_stuck)(void *user, const struct wm_error *why);
 };
 #define WM_OPTIONS_INIT                                                                                                \
     {                                                                                                                  \

@@ -171,7 +171,8 @@ static enum wm_status join_ranks(struct runner *r, struct wm_error *err)
 {
     const struct wm_options *o = &r->options;
     char *dir = meeting_place(r->merge->out_path);
-    struct comm_files_options files = {dir, o->rank_job, o->rank, o->n_ranks, o->rank_deadline_seconds};
+    struct comm_files_options files = {
+        dir, o->rank_job, o->rank, o->n_ranks, o->rank_deadline_seconds, o->on_stuck, r->merge->options.user};
     enum wm_status st = WM_OK;
 
     if (!dir) {

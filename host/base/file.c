@@ -122,9 +122,9 @@ enum wm_status file_open_read(int *fd, const char *path, bool *direct, struct fi
     if (direct && *direct && fcntl(*fd, F_SETFL, O_DIRECT) < 0)
         *direct = false;
     if (identity)
-        *identity = (struct file_identity){(uint64_t)sb.st_size, file_lasting_inode(path, (uint64_t)sb.st_ino),
-                                           (uint64_t)sb.st_dev,
-                                           (int64_t)sb.st_mtim.tv_sec * 1000000000 + sb.st_mtim.tv_nsec};
+        *identity =
+            (struct file_identity){(uint64_t)sb.st_size, file_lasting_inode(path, (uint64_t)sb.st_ino),
+                                   (uint64_t)sb.st_dev, (int64_t)sb.st_mtim.tv_sec * 1000000000 + sb.st_mtim.tv_nsec};
 out:
     if (st != WM_OK)
         file_close(fd);

@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 /* The verb finds out which rank it is after the session began. For `plan` ranks are a question, not a state. */
 static void know_self(struct session *s)
@@ -39,6 +40,20 @@ static int on_progress(void *user, const struct wm_progress *now)
     return 0;
 }
 
+/* From another thread, while the one that merges hangs: whatever may wait for storage, as the monitor's file, is left. */
+static void on_stuck(void *user, const struct wm_error *why)
+{
+    struct session *s = user;
+    int code = wm_exit_code(why->status);
+
+    know_self(s);
+    terminal_fail(&s->terminal, why);
+    if (s->terminal.json_lines)
+        event_end(&s->terminal, code, why->message, NULL, s->progress.rates);
+    fflush(stderr);
+    _exit(code);
+}
+
 /* One line that says of each ignored option what it means here. */
 static void tell_notes(struct session *s)
 {
@@ -61,6 +76,7 @@ void session_init(struct session *s, const struct cli_command *command)
     s->options = command->options;
     s->options.on_problem = on_problem;
     s->options.on_progress = on_progress;
+    s->options.on_stuck = on_stuck;
     s->options.user = s;
     terminal_init(&s->terminal, command);
     progress_init(&s->progress, &s->terminal, command->progress);

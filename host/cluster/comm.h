@@ -66,6 +66,10 @@ struct comm_files_options {
                                 count, or what rank 0 wrote): messages of an earlier run are never taken for this one's */
     int rank, size;
     double deadline_seconds; /* 0: the default */
+    /* NULL, or told once, from another thread, when this rank hangs in storage (or after a failure in anything) for twice
+     * the deadline and can do nothing about it: the others have ended or are about to. */
+    void (*on_stuck)(void *user, const struct wm_error *why);
+    void *user;
 };
 enum wm_status comm_open_files(struct comm **comm, const struct comm_files_options *options, struct wm_error *err);
 

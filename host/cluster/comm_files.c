@@ -425,7 +425,8 @@ enum wm_status comm_open_files(struct comm **comm, const struct comm_files_optio
         st = error_no_memory(err, "opening the communication of ranks");
         goto out;
     }
-    TRY(roster_start(&f->roster, options->dir, options->job, options->rank, options->size, deadline, err));
+    TRY(roster_start(&f->roster, options->dir, options->job, options->rank, options->size, deadline, options->on_stuck,
+                     options->user, err));
     *comm = &f->base;
 out:
     if (st != WM_OK)

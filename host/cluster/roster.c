@@ -270,6 +270,7 @@ static void *serve(void *argument)
     begin_to_watch(r);
     while (!roster_is_stopping(r)) {
         double now = file_now_seconds();
+        roster_step(r);
         roster_announce(r);
         if (mailbox_look(&r->box, 0, &r->view) == 0 && r->view.abort_rank >= 0)
             roster_take_abort(r, r->view.abort_rank);
@@ -318,14 +319,45 @@ static enum wm_status introduce_self(struct life *life, struct wm_error *err)
     return WM_OK;
 }
 
-enum wm_status roster_start(struct roster *r, const char *dir, const char *job, int rank, int size,
-                            double deadline_seconds, struct wm_error *err)
+static void end_guard(struct roster *r)
+{
+    if (!r->on_stuck)
+        return;
+    pthread_mutex_lock(&r->lock);
+    r->guard_ends = true;
+    pthread_cond_broadcast(&r->changed);
+    pthread_mutex_unlock(&r->lock);
+    pthread_join(r->guard, NULL);
+}
+
+static enum wm_status start_threads(struct roster *r, struct wm_error *err)
 {
     sigset_t all, old;
+    int failed = 0;
+
+    sigfillset(&all); /* signals are the caller's business */
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    if (r->on_stuck)
+        failed = pthread_create(&r->guard, NULL, roster_guard, r);
+    if (!failed && (failed = pthread_create(&r->thread, NULL, serve, r)) != 0)
+        end_guard(r);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    if (failed)
+        return error_set(err, WM_TEMPORARY,
+                         "cannot start the threads that watch the other ranks; raise the limit on processes (ulimit "
+                         "-u), then run the same command again");
+    return WM_OK;
+}
+
+enum wm_status roster_start(struct roster *r, const char *dir, const char *job, int rank, int size,
+                            double deadline_seconds, roster_stuck on_stuck, void *user, struct wm_error *err)
+{
     enum wm_status st;
     bool is_there;
 
     memset(r, 0, sizeof *r);
+    r->on_stuck = on_stuck;
+    r->user = user;
     r->rank = rank;
     r->size = r->view.size = size;
     r->deadline_seconds = deadline_seconds;
@@ -344,14 +376,7 @@ enum wm_status roster_start(struct roster *r, const char *dir, const char *job, 
     TRY(roster_need_dir(r, &is_there, err));
     if (rank == 0 && !is_there) /* nobody else is going to make its parent */
         TRY(file_make_dir(dir, err));
-    sigfillset(&all); /* signals are the caller's business */
-    pthread_sigmask(SIG_SETMASK, &all, &old);
-    if (pthread_create(&r->thread, NULL, serve, r) != 0)
-        st =
-            error_set(err, WM_TEMPORARY,
-                      "cannot start the thread that watches the other ranks; raise the limit on processes (ulimit -u), "
-                      "then run the same command again");
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    TRY(start_threads(r, err));
 out:
     if (st != WM_OK)
         release(r);
@@ -398,5 +423,6 @@ void roster_stop(struct roster *r)
     pthread_join(r->thread, NULL);
     roster_announce(r);
     say_goodbye(r);
+    end_guard(r);
     release(r);
 }

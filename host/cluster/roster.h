@@ -11,6 +11,7 @@
  * Staying (roster.c): a sign of life is a counter that moves; readers time it by their own monotonic clock, so clocks
  * need not agree. Every rank watches the next few ranks in a circle: if some ranks die and one lives, some dead rank is
  * watched by a living one, and the work does not grow with the square of the ranks.
+ * Hanging (roster_guard.c): a second thread, which touches no file, tells the program when this rank cannot even fail.
  */
 #ifndef WM_CLUSTER_ROSTER_H
 #define WM_CLUSTER_ROSTER_H
@@ -47,6 +48,9 @@ struct note {
     unsigned char bytes[ROSTER_NOTE_BYTES];
 };
 
+/* Called once, from a thread of its own, when this rank hangs: nothing that it can do brings its other threads back. */
+typedef void (*roster_stuck)(void *user, const struct wm_error *why);
+
 struct roster {
     int rank, size;
     double deadline_seconds;
@@ -77,10 +81,17 @@ struct roster {
     int next_note; /* whose is read next */
     int n_watched;
     struct watched watched[ROSTER_WATCHED];
+
+    /* roster_guard.c */
+    roster_stuck on_stuck; /* NULL: there is no guard */
+    void *user;
+    pthread_t guard;
+    uint64_t steps;  /* under the lock: grows while the roster's thread gets on */
+    bool guard_ends; /* under the lock */
 };
 
 enum wm_status roster_start(struct roster *r, const char *dir, const char *job, int rank, int size,
-                            double deadline_seconds, struct wm_error *err);
+                            double deadline_seconds, roster_stuck on_stuck, void *user, struct wm_error *err);
 /* Says goodbye, ends the thread; the last one out removes the run's files. */
 void roster_stop(struct roster *r);
 
@@ -102,7 +113,7 @@ bool roster_peek(struct roster *r, int rank, void *note, double *age_seconds);
 /* Sleeps, but wakes early when something above changes. */
 void roster_sleep(struct roster *r, double seconds);
 
-/* ---- between roster.c, roster_join.c and roster_notes.c ---------------------------------------------------------------------- */
+/* ---- between roster.c, roster_join.c, roster_notes.c and roster_guard.c ---------------------------------------- */
 
 struct session_card { /* payload of MAIL_SESSION */
     uint64_t session;
@@ -124,5 +135,8 @@ void roster_pack_note(struct roster *r);
 /* Others' notes, if anybody asked: a few hundred at each call, the next few hundred at the next. */
 void roster_read_notes(struct roster *r);
 bool roster_get(const struct roster *r, enum mail_kind kind, int rank, void *payload, size_t n_bytes);
+/* The roster's thread says so once in every round. */
+void roster_step(struct roster *r);
+void *roster_guard(void *roster);
 
 #endif

@@ -245,7 +245,9 @@ void roster_come_together(struct roster *r)
         struct wm_error err = WM_ERROR_INIT;
         double waited = file_now_seconds() - r->began;
         bool is_there = false;
-        enum wm_status st = roster_need_dir(r, &is_there, &err);
+        enum wm_status st;
+        roster_step(r);
+        st = roster_need_dir(r, &is_there, &err);
         if (st == WM_OK && is_there)
             st = r->rank == 0 ? lead(r, &err) : follow(r, &err);
         /* The last rank of an earlier run may remove the directory between two steps, and a new rank 0 clears away what
