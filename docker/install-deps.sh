@@ -17,7 +17,7 @@ set -eu
 build="gcc libc6-dev cmake ninja-build pkg-config libcjson-dev libyaml-dev libssl-dev libxxhash-dev"
 # nvcc calls g++ as well.
 cxx="g++"
-tests="$cxx libcmocka-dev strace iproute2 python3 python3-yaml git ca-certificates"
+tests="$cxx libcmocka-dev strace iproute2 sshfs openssh-sftp-server python3 python3-yaml git ca-certificates"
 # python3-venv brings pip: the demo fetches a real checkpoint with it and does without when it cannot.
 demo="python3-venv"
 dev="clang-14 clang-format-14 clang-tidy-14 shellcheck gdb"
