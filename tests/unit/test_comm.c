@@ -343,16 +343,21 @@ static void different_calls_are_a_fault(void **state)
 
 static void impossible_sizes_are_refused(void **state)
 {
-    static const struct comm_files_options options[] = {
-        {"/tmp", "j", 0, 0, 1},  {"/tmp", "j", -1, 2, 1},  {"/tmp", "j", 2, 2, 1},         {"/tmp", "j", 0, 5000, 1},
-        {"/tmp", "j", 0, 1, -1}, {"/tmp", "j", 0, 1, 1e9}, {"/tmp", "j", 0, 1, 0.0 / 0.0},
-    };
+    static const struct {
+        int rank, size;
+        double deadline_seconds;
+    } cases[] = {{0, 0, 1}, {-1, 2, 1}, {2, 2, 1}, {0, 5000, 1}, {0, 1, -1}, {0, 1, 1e9}, {0, 1, 0.0 / 0.0}};
     struct comm *comms[1];
 
     (void)state;
-    for (size_t i = 0; i < sizeof options / sizeof *options; i++) {
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const struct comm_files_options options = {.dir = "/tmp",
+                                                   .job = "j",
+                                                   .rank = cases[i].rank,
+                                                   .size = cases[i].size,
+                                                   .deadline_seconds = cases[i].deadline_seconds};
         struct wm_error err = WM_ERROR_INIT;
-        assert_int_equal(comm_open_files(&comms[0], &options[i], &err), WM_USAGE);
+        assert_int_equal(comm_open_files(&comms[0], &options, &err), WM_USAGE);
         assert_null(comms[0]);
     }
     assert_int_equal(comm_open_threads(comms, 0, NULL), WM_USAGE);

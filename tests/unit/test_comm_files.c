@@ -289,13 +289,15 @@ static void a_directory_without_parent_is_refused_at_rank_0(void **state)
 
     (void)state;
     corpus_path(dir, "%s/plain/ranks", world_root);
-    assert_int_equal(comm_open_files(&comm, &(struct comm_files_options){dir, "j", 0, 2, 1}, &err), WM_CANT_CREATE);
+    assert_int_equal(comm_open_files(&comm, &(struct comm_files_options){dir, "j", 0, 2, 1, NULL, NULL}, &err),
+                     WM_CANT_CREATE);
     assert_non_null(strstr(err.message, "parent"));
     corpus_path(dir, "%s/plain", world_root);
     corpus_write(dir, "", 0);
     corpus_path(dir, "%s/plain/ranks", world_root);
     err.status = WM_OK;
-    assert_int_equal(comm_open_files(&comm, &(struct comm_files_options){dir, "j", 0, 2, 1}, &err), WM_NO_INPUT);
+    assert_int_equal(comm_open_files(&comm, &(struct comm_files_options){dir, "j", 0, 2, 1, NULL, NULL}, &err),
+                     WM_NO_INPUT);
 }
 
 int main(void)

@@ -34,7 +34,8 @@ int rig_load(void **state)
 
 static bool open_files(struct rank *k)
 {
-    struct comm_files_options options = {k->run->dir, "test", k->number, k->run->size, k->run->deadline_seconds};
+    struct comm_files_options options = {k->run->dir, "test", k->number, k->run->size, k->run->deadline_seconds,
+                                         NULL,        NULL};
     struct wm_error err = WM_ERROR_INIT;
 
     if (comm_open_files(&k->control, &options, &err) == WM_OK)
