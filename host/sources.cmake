@@ -11,7 +11,7 @@ set(RECIPE_SOURCES host/recipe/findings.c host/recipe/model_ref.c host/recipe/re
 set(PLAN_SOURCES host/plan/plan.c host/plan/plan_layout.c host/plan/plan_memory.c host/plan/plan_params.c
   host/plan/plan_partition.c host/plan/plan_tensors.c)
 set(CLUSTER_SOURCES host/cluster/comm_common.c host/cluster/comm_files.c host/cluster/comm_self.c
-  host/cluster/comm_threads.c host/cluster/mailbox.c host/cluster/ranks.c host/cluster/roster.c
+  host/cluster/comm_threads.c host/cluster/mailbox.c host/cluster/mpi_id.c host/cluster/ranks.c host/cluster/roster.c
   host/cluster/roster_guard.c host/cluster/roster_join.c host/cluster/roster_notes.c)
 set(ENGINE_SOURCES host/engine/backend_cpu.c host/engine/backends.c host/engine/compute.c host/engine/engine.c
   host/engine/group.c host/engine/journal.c host/engine/output.c host/engine/pipeline.c host/engine/progress_rates.c host/engine/rank_progress.c

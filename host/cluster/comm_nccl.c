@@ -2,8 +2,8 @@
  * comm_nccl.c: ranks that send their data through NCCL, one GPU each.
  *
  * What lives here: agreeing on NCCL or on doing without it, the two collectives on a stream of their own, and every way in
- * which they can go wrong. Another comm, `control`, carries what must arrive even then: the id, who is alive, aborts. What
- * it must not know: what the numbers mean, how control works.
+ * which they can go wrong. Another comm, `control`, carries what must arrive even then: who is alive, aborts, and the id
+ * where MPI does not (mpi_id.h). What it must not know: what the numbers mean, how control works.
  *
  * Every call begins with a small gather through control: each rank says what it is about to do. Only when all of them
  * have come is NCCL asked. Late ranks are so waited for by control, which tells late from dead; no kernel of NCCL spins
@@ -22,6 +22,7 @@
 
 #include "base/file.h"
 #include "base/text.h"
+#include "cluster/mpi_id.h"
 #include "cluster/nccl_api.h"
 
 #include <pthread.h>
@@ -423,7 +424,6 @@ struct introduction {
     char gpu[32]; /* its PCI bus id: with the next field, one physical GPU, wherever it is seen from */
     char machine[40];
     char problem[352]; /* "": ready */
-    struct nccl_id id; /* rank 0's  */
 };
 
 /* Containers on one machine have names of their own, but the same kernel: its boot id tells machines apart. */
@@ -444,7 +444,7 @@ static void name_machine(char host[64], char machine[40])
     file_close(&fd);
 }
 
-static enum wm_status prepare(struct nccl_rank *r, struct introduction *me, struct wm_error *err)
+static enum wm_status prepare(struct nccl_rank *r, struct introduction *me, struct nccl_id *id, struct wm_error *err)
 {
     enum wm_status st = WM_OK;
 
@@ -458,7 +458,7 @@ static enum wm_status prepare(struct nccl_rank *r, struct introduction *me, stru
     CUDA(cudaMalloc((void **)&r->staging, STAGING_BYTES), "allocating memory for NCCL");
     CUDA(cudaHostAlloc((void **)&r->pinned, STAGING_BYTES, cudaHostAllocPortable), "allocating memory for NCCL");
     if (r->base.rank == 0)
-        NCCL(r->nccl.get_unique_id(&me->id), "making an id");
+        NCCL(r->nccl.get_unique_id(id), "making an id");
 out:
     return st;
 }
@@ -539,7 +539,9 @@ enum wm_status comm_open_nccl(struct comm **comm, struct comm *control, int devi
     struct introduction me = {0}, *all = malloc((size_t)control->size * sizeof *all);
     struct nccl_rank *r = nccl_rank_new(control, device);
     struct wm_error how = WM_ERROR_INIT;
+    struct nccl_id id = {{0}};
     enum wm_status st;
+    bool by_mpi;
 
     if (!all || !r) {
         st = error_no_memory(&how, "opening NCCL");
@@ -547,10 +549,11 @@ enum wm_status comm_open_nccl(struct comm **comm, struct comm *control, int devi
         error_set(err, st, "%s", how.message);
         goto out;
     }
-    (void)prepare(r, &me, &how);
+    (void)prepare(r, &me, &id, &how);
     TRY(tell(r, &me, &how, all, err));
     TRY(judge(all, control->size, err));
-    (void)connect(r, all[0].id, &how);
+    TRY(mpi_id_share(control, &id, sizeof id, &by_mpi, err));
+    (void)connect(r, id, &how);
     TRY(tell(r, &me, &how, all, err));
     TRY(judge(all, control->size, err));
     r->remedy = REMEDY;
