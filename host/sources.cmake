@@ -17,7 +17,8 @@ set(ENGINE_SOURCES host/engine/backend_cpu.c host/engine/backends.c host/engine/
   host/engine/group.c host/engine/journal.c host/engine/output.c host/engine/pipeline.c host/engine/progress_rates.c host/engine/rank_progress.c
   host/engine/reader.c host/engine/resume.c host/engine/run_job.c host/engine/schedule.c host/engine/survey.c
   host/engine/survey_count.c host/engine/survey_drive.c host/engine/survey_file.c host/engine/team.c host/engine/writer.c)
-set(REPORT_SOURCES host/report/card.c host/report/config_patch.c host/report/describe.c host/report/describe_ranks.c
+set(REPORT_SOURCES host/report/card.c host/report/complete.c host/report/config_patch.c host/report/describe.c
+  host/report/describe_ranks.c
   host/report/environment.c host/report/index.c host/report/inspect.c host/report/kit.c host/report/manifest.c
   host/report/methods_text.c host/report/parameters.c host/report/verify.c)
 set(MEASURE_SOURCES host/measure/cases.c host/measure/ceiling_host.c host/measure/device_cpu.c host/measure/measure.c

@@ -204,7 +204,8 @@ enum wm_status wm_merge_plan(struct wm_merge *merge, const char *out_path, struc
 enum wm_status wm_merge_describe(const struct wm_merge *merge, int as_json, char **text, struct wm_error *err);
 
 /* Runs the merge, or continues an interrupted one: the same bytes either way. On success `out_path` is a complete
- * Hugging Face model directory; until then that name does not exist (or is untouched). */
+ * Hugging Face model directory; until then that name does not exist (or is untouched). Where this very merge has put it in
+ * place already nothing is done, and that is a success (unless options->overwrite or restart ask for more). */
 enum wm_status wm_merge_run(struct wm_merge *merge, struct wm_error *err);
 
 /* Which of several processes this one is: from what the user says (NULL: nothing; ranks may be "none") and from the

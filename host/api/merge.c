@@ -61,7 +61,16 @@ static void forget_plan(struct wm_merge *merge)
     free(merge->out_path);
     merge->out_path = NULL;
     engine_result_release(&merge->result);
+    merge->complete = false;
     merge->done = false;
+}
+
+/* A job that was lost behind its commit is started again and has nothing left to do. Who asks for the output to be replaced
+ * or for a new start gets that. */
+static bool is_complete(const struct wm_merge *merge)
+{
+    return merge->out_path && !merge->options.overwrite && !merge->options.restart &&
+           report_is_complete(merge->out_path, merge->plan);
 }
 
 enum wm_status wm_merge_plan(struct wm_merge *merge, const char *out_path, struct wm_error *err)
@@ -88,7 +97,10 @@ enum wm_status wm_merge_plan(struct wm_merge *merge, const char *out_path, struc
 
     merge_begin_phase(merge, &problems);
     st = report_kit_check(merge->plan, &merge->options, &problems, err);
-    if (st == WM_OK && merge->out_path)
+    merge->complete = st == WM_OK && is_complete(merge);
+    if (merge->complete)
+        problems_add(&problems, WM_NOTE, WM_OK, "%s is already complete; nothing is left to do", merge->out_path);
+    else if (st == WM_OK && merge->out_path)
         st = output_check(merge->out_path, merge->plan, &merge->options, &problems, err);
     TRY(merge_end_phase(&problems, st, err));
 out:
@@ -135,7 +147,9 @@ enum wm_status wm_merge_summary(const struct wm_merge *merge, int as_json, char 
     if (!merge || !merge->done)
         return error_set(err, WM_USAGE, "there is no finished merge to sum up; call wm_merge_run first");
     text_init(&out, TEXT_MAX_BYTES);
-    if (merge->options.n_parts)
+    if (merge->complete)
+        api_complete_summary(merge->out_path, as_json, &out);
+    else if (merge->options.n_parts)
         api_part_summary(&merge->options, &merge->result, merge->out_path, as_json, &out);
     else
         api_summary(merge->plan, &merge->result, merge->out_path, as_json, &out);

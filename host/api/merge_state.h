@@ -19,6 +19,7 @@ struct wm_merge {
     char *out_path; /* NULL: planned without one */
     bool finishes;  /* the parts of others: nothing is computed */
     struct engine_result result;
+    bool complete; /* the output is there already, made by this very merge: nothing is left to do */
     bool done;
     volatile int cancel;         /* set by wm_merge_cancel, also from a signal handler */
     struct wm_progress progress; /* the last one delivered */

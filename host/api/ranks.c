@@ -8,6 +8,7 @@
 #include "base/file.h"
 #include "base/text.h"
 #include "cluster/ranks.h"
+#include "report/report.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -52,6 +53,22 @@ static enum wm_status check_folder(const struct parts_file *parts, struct wm_err
                             parts->folder);
 }
 
+/* finish after finish: the folder of the parts is gone, for it has become the output. */
+static enum wm_status open_finished(struct wm_merge **out, const char *out_path, const struct wm_options *options,
+                                    struct wm_error *err)
+{
+    struct wm_merge *merge = calloc(1, sizeof *merge);
+
+    if (!merge || !(merge->out_path = strdup(out_path))) {
+        wm_merge_free(merge);
+        return error_no_memory(err, "finishing the parts");
+    }
+    merge->options = *options;
+    merge->complete = true;
+    *out = merge;
+    return WM_OK;
+}
+
 enum wm_status wm_merge_open_parts(struct wm_merge **out, const char *out_path, const struct wm_options *given,
                                    struct wm_error *err)
 {
@@ -69,6 +86,10 @@ enum wm_status wm_merge_open_parts(struct wm_merge **out, const char *out_path, 
     partial = output_partial_path(out_path);
     if (!partial) {
         st = error_no_memory(err, "finishing the parts");
+        goto out;
+    }
+    if (!file_exists(partial) && report_is_complete(out_path, NULL)) {
+        st = open_finished(out, out_path, &options, err);
         goto out;
     }
     TRY(parts_file_read(partial, &parts, &options, err));

@@ -353,6 +353,10 @@ enum wm_status wm_merge_run(struct wm_merge *merge, struct wm_error *err)
     struct runner r = {.merge = merge, .output = {NULL, NULL, -1, -1, false, false}};
     enum wm_status st;
 
+    if (merge && merge->complete) {
+        merge->done = true;
+        return WM_OK;
+    }
     if (!merge || !merge->plan || !merge->out_path)
         return error_set(err, WM_USAGE, "there is no plan with an output directory to run; call wm_merge_plan first");
     if (merge->done)
@@ -402,14 +406,17 @@ enum wm_status wm_merge_stats(struct wm_merge *merge, int as_json, char **text, 
     options.on_progress = on_progress;
     options.user = merge;
     merge->rates = (struct progress_rates){0};
-    if (merge->plan->n_survey_passes) {
+    if (merge->plan->n_survey_passes && !merge->complete) {
         merge_begin_phase(merge, &problems);
         st = output_open(&output, merge->out_path, merge->plan, &merge->options, OUTPUT_ALONE, 0, &problems, err);
         TRY(merge_end_phase(&problems, st, err));
         TRY(engine_survey(merge->plan, &output, &options, &merge->cancel, &found, err));
         pass_notice_on(merge, &found);
     }
-    api_survey_summary(merge->plan, &found, merge->out_path, as_json, &out);
+    if (merge->complete)
+        api_complete_summary(merge->out_path, as_json, &out);
+    else
+        api_survey_summary(merge->plan, &found, merge->out_path, as_json, &out);
     *text = text_take(&out);
     st = *text ? WM_OK : error_no_memory(err, "summing up");
 out:

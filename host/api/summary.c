@@ -53,6 +53,18 @@ void api_summary(const struct plan *plan, const struct engine_result *result, co
         add_text(plan, result, out_path, out);
 }
 
+void api_complete_summary(const char *out_path, int as_json, struct text *out)
+{
+    if (!as_json) {
+        text_addf(out, "%s is already complete\n", out_path);
+        return;
+    }
+    text_add(out, "{\n  \"schema\": \"warpmerge-summary\",\n  \"schema_version\": 1,\n  \"ok\": true,\n  \"version\": "
+                  "\"" WM_VERSION "\",\n  \"out\": ");
+    text_add_json(out, out_path);
+    text_add(out, ",\n  \"already_complete\": true\n}\n");
+}
+
 /* ---- a survey ------------------------------------------------------------------------------------------------ */
 
 static const char *majority_word(const struct model_thresholds *t)

@@ -8,10 +8,12 @@
 
 void api_summary(const struct plan *plan, const struct engine_result *result, const char *out_path, int as_json,
                  struct text *out);
-/* What a survey found: the models' thresholds and the majority sign. */
+/* Nothing was left to do. */
+void api_complete_summary(const char *out_path, int as_json, struct text *out);
 /* One of several parts. */
 void api_part_summary(const struct wm_options *options, const struct engine_result *r, const char *out_path,
                       int as_json, struct text *out);
+/* What a survey found: the models' thresholds and the majority sign. */
 void api_survey_summary(const struct plan *plan, const struct engine_result *result, const char *out_path, int as_json,
                         struct text *out);
 

@@ -166,9 +166,48 @@ static void add_tensors(struct text *t, const struct plan *plan, const struct pa
             text_add(t, "null");
         else
             text_addf(t, "%zu", sets->set_of_job[j]);
-        text_addf(t, ", \"xxh3_tree\": \"%s\"}", hash128_hex(hex, hashes[j]));
+        text_addf(t, ", \"xxh3_tree\": \"%s\"}", hashes ? hash128_hex(hex, hashes[j]) : "");
     }
     text_add(t, plan->n_jobs ? "\n    ]\n" : "]\n");
+}
+
+/* What is decided before the first tensor byte is read. */
+static enum wm_status add_plan(struct text *t, const struct plan *plan, const struct parameter_sets *sets,
+                               struct wm_error *err)
+{
+    enum wm_status st = add_recipe(t, plan->recipe, err);
+
+    if (st != WM_OK)
+        return st;
+    text_add(t, "  \"method\": ");
+    text_add_json(t, plan->recipe->method->name);
+    text_addf(t, ",\n  \"seed\": %" PRIu64 ",\n", plan->seed);
+    add_models(t, plan);
+    add_parameter_sets(t, plan, sets);
+    add_notes(t, plan);
+    return WM_OK;
+}
+
+enum wm_status report_plan_hash(const struct plan *plan, struct hash128 *hash, struct wm_error *err)
+{
+    enum wm_status st;
+    struct parameter_sets sets = {0, NULL, NULL};
+    struct text t;
+
+    text_init(&t, TEXT_MAX_BYTES);
+    TRY(parameter_sets_init(&sets, plan, err));
+    text_add(&t, WM_VERSION "\n");
+    TRY(add_plan(&t, plan, &sets, err));
+    add_shards(&t, plan, NULL);
+    add_tensors(&t, plan, &sets, NULL);
+    if (t.failed)
+        st = error_no_memory(err, "hashing the plan");
+    else
+        *hash = hash_xxh3(t.data, t.n_bytes);
+out:
+    parameter_sets_release(&sets);
+    text_release(&t);
+    return st;
 }
 
 enum wm_status report_manifest(const struct plan *plan, const struct report_kit *kit, const struct hash128 *job_hashes,
@@ -177,19 +216,17 @@ enum wm_status report_manifest(const struct plan *plan, const struct report_kit 
 {
     enum wm_status st;
     struct parameter_sets sets = {0, NULL, NULL};
+    char hex[HASH128_HEX_BYTES];
+    struct hash128 hash;
 
+    TRY(report_plan_hash(plan, &hash, err));
+    TRY(parameter_sets_init(&sets, plan, err));
     text_addf(out,
               "{\n  \"schema\": \"warpmerge-manifest\",\n  \"schema_version\": %d,\n"
-              "  \"tool\": {\"name\": \"warpmerge\", \"version\": \"" WM_VERSION "\"},\n",
-              REPORT_MANIFEST_VERSION);
-    TRY(add_recipe(out, plan->recipe, err));
-    text_add(out, "  \"method\": ");
-    text_add_json(out, plan->recipe->method->name);
-    text_addf(out, ",\n  \"seed\": %" PRIu64 ",\n", plan->seed);
-    add_models(out, plan);
-    TRY(parameter_sets_init(&sets, plan, err));
-    add_parameter_sets(out, plan, &sets);
-    add_notes(out, plan);
+              "  \"tool\": {\"name\": \"warpmerge\", \"version\": \"" WM_VERSION "\"},\n"
+              "  \"plan_xxh3\": \"%s\",\n",
+              REPORT_MANIFEST_VERSION, hash128_hex(hex, hash));
+    TRY(add_plan(out, plan, &sets, err));
     text_addf(out, "  \"output\": {\n    \"n_params\": %" PRIu64 ",\n    \"n_bytes\": %" PRIu64 ",\n", plan->n_params,
               plan->bytes_out);
     text_add(out, "    \"tensor_hash\": \"XXH3-128 over the concatenated XXH3-128 digests (canonical, big-endian) of "

@@ -65,6 +65,13 @@ enum wm_status report_manifest(const struct plan *plan, const struct report_kit 
                                const char (*shard_sha256)[HASH_SHA256_HEX_BYTES], struct text *out,
                                struct wm_error *err);
 
+/* Of all that the manifest says of a merge before its first byte is computed; in the manifest as plan_xxh3. Says nothing of
+ * times and places (plan->fingerprint does), so that copies of the inputs give the same manifest. */
+enum wm_status report_plan_hash(const struct plan *plan, struct hash128 *hash, struct wm_error *err);
+/* Has a merge by this plan (NULL: any) put `dir` in place, with shards that have their sizes, and are the inputs older? A
+ * look, no verification. */
+bool report_is_complete(const char *dir, const struct plan *plan);
+
 /* Re-reads a finished directory and compares it with its manifest; every difference goes to `problems`. On success a
  * line of text or a JSON object. WM_VERIFY_FAILED names the first difference. */
 enum wm_status report_verify(const char *dir, const struct wm_options *options, struct problems *problems, int as_json,

@@ -67,7 +67,7 @@ def test_finish_names_what_is_missing(folder):
     run_part(config, out, 1, 3)
     finish(out)
     same(out, "linear", models)
-    finish(out, code=66)  # twice
+    finish(out)  # twice
     same(out, "linear", models, "after a second finish")
 
 
