@@ -217,21 +217,30 @@ out:
     return st;
 }
 
-/* Parts do not talk, so what must be known of the whole model has to be there before they start. */
+/* Parts do not talk, so what must be known of the whole model has to be there before they start; a part that looked for it
+ * alone would read every model in full, and so would all the others. */
 static enum wm_status check_survey(const struct runner *r, struct wm_error *err)
 {
+    struct model_thresholds ignored;
     char *path;
-    bool there;
+    enum wm_status st = WM_OK;
 
     if (r->team.role != OUTPUT_PART || !r->merge->plan->n_survey_passes)
         return WM_OK;
     path = file_path_join(r->output.partial_path, SURVEY_FILE_NAME);
-    there = path && file_exists(path);
+    if (!path)
+        st = error_no_memory(err, "looking for the statistics");
+    else if (!file_exists(path))
+        st = error_set(err, WM_USAGE,
+                       "this method needs statistics of the whole model, which a part alone does not have; run "
+                       "\"warpmerge stats CONFIG OUT\" first, once, and then the parts");
+    else if (!survey_load(r->output.partial_path, r->merge->plan, NULL, &ignored))
+        st = error_set(err, WM_USAGE,
+                       "the statistics in %s belong to another recipe, inputs or options: run \"warpmerge stats CONFIG "
+                       "OUT\" again, with the options of the parts, and then the parts",
+                       path);
     free(path);
-    return there ? WM_OK
-                 : error_set(err, WM_USAGE,
-                             "this method needs statistics of the whole model, which a part alone does not have; run "
-                             "\"warpmerge stats CONFIG OUT\" first, once, and then the parts");
+    return st;
 }
 
 static struct engine_team choose_role(const struct wm_merge *merge, const struct wm_options *o)

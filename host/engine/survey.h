@@ -54,7 +54,7 @@ enum wm_status survey_run(const struct survey_args *args, struct survey_result *
 uint64_t survey_bytes_of(const struct plan *plan, const struct plan_range *ranges, size_t n_ranges);
 
 /* The file of a survey that is finished. false: there is none, or it is not whole, or it is of another plan; `expected` says
- * what the plan's models are (model_statistics_add of every job). */
+ * what the plan's models are (model_statistics_add of every job); NULL: whose file it is is all that is asked. */
 bool survey_load(const char *dir, const struct plan *plan, const struct model_statistics *expected,
                  struct model_thresholds *thresholds);
 /* Goes on where the file's survey stopped, after model_statistics_begin. false, and nothing is changed: as above, or no pass

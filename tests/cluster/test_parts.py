@@ -235,6 +235,32 @@ def test_statistics_come_first(folder):
     same(out, "ties_global", models, "stats, then parts")
 
 
+def test_statistics_of_another_merge_are_refused(folder):
+    """A part that looked for its own would read every model in full, and so would all the others."""
+    models, out = checkpoints(SMALL, "small"), folder / "out"
+    config, other = recipe("ties_global", models), folder / "other.yml"
+    other.write_text(config.read_text().replace("density: 0.5", "density: 0.4"))
+    statistics = partial_of(out) / "statistics.warpmerge.json"
+
+    def stats(path):
+        code, text = end(start("stats", path, out, "--quiet"))
+        equal(code, 0, text)
+        return statistics.read_bytes()
+
+    for spoil in (lambda right: stats(other), lambda right: statistics.write_bytes(right[:-20]),
+                  lambda right: statistics.write_bytes(right.replace(b'"n_plus": ', b'"n_plus": 1'))):
+        right = stats(config)
+        spoil(right)
+        wrong = statistics.read_bytes()
+        check(wrong != right, "the statistics were not spoilt")
+        contains(run_part(config, out, 0, 2, code=2), str(statistics), "belong to another recipe", "warpmerge stats")
+        equal(statistics.read_bytes(), wrong, "a part surveyed")
+    stats(config)
+    all_well(end_all([part(config, out, k, 2) for k in range(2)]))
+    finish(out)
+    same(out, "ties_global", models, "stats again, then parts")
+
+
 def test_restart_is_refused(folder):
     models, out = checkpoints(SMALL, "small"), folder / "out"
     config = recipe("linear", models)

@@ -75,12 +75,11 @@ def main():
                 if os.path.exists(out):
                     assert digest(out) == expected, "%s %d: an incomplete directory has the final name" % (call, n)
                     n_whole += 1
-                else:
-                    again = merge(out)
-                    assert again.returncode == 0, "%s %d: cannot continue: %s" % (
-                        call, n, again.stderr.decode(errors="replace"))
-                    assert digest(out) == expected, "%s %d: other bytes after continuing" % (call, n)
-                    assert not leftovers(top), "%s %d: left behind: %s" % (call, n, leftovers(top))
+                again = merge(out)
+                assert again.returncode == 0, "%s %d: cannot continue: %s" % (
+                    call, n, again.stderr.decode(errors="replace"))
+                assert digest(out) == expected, "%s %d: other bytes after continuing" % (call, n)
+                assert not leftovers(top), "%s %d: left behind: %s" % (call, n, leftovers(top))
                 shutil.rmtree(out)
         print("killed at %d points (%d of them after the commit): the same bytes every time" % (n_kills, n_whole))
         if n_kills < 50:
