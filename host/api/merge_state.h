@@ -17,7 +17,7 @@ struct wm_merge {
     struct open_models models;
     struct plan *plan;
     char *out_path; /* NULL: planned without one */
-    bool finishes;  /* the parts of others: nothing is computed */
+    int n_finishes; /* > 0: so many parts of others; nothing is computed */
     struct engine_result result;
     bool complete; /* the output is there already, made by this very merge: nothing is left to do */
     bool done;

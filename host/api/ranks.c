@@ -100,7 +100,7 @@ enum wm_status wm_merge_open_parts(struct wm_merge **out, const char *out_path, 
     options.n_ranks = 0;
     options.restart = 0;
     TRY(wm_merge_open(out, parts.config_path, &options, err));
-    (*out)->finishes = true;
+    (*out)->n_finishes = parts.n_parts;
     TRY(wm_merge_plan(*out, out_path, err));
     (*out)->options.hub_cache =
         given ? given->hub_cache : NULL; /* the file's text goes away; it is not needed any more */

@@ -245,8 +245,8 @@ static enum wm_status check_survey(const struct runner *r, struct wm_error *err)
 
 static struct engine_team choose_role(const struct wm_merge *merge, const struct wm_options *o)
 {
-    if (merge->finishes)
-        return (struct engine_team){OUTPUT_FINISH, 0, 1, NULL, NULL};
+    if (merge->n_finishes)
+        return (struct engine_team){OUTPUT_FINISH, 0, merge->n_finishes, NULL, NULL};
     if (o->n_parts)
         return (struct engine_team){OUTPUT_PART, o->part, o->n_parts, NULL, NULL};
     if (o->n_ranks > 1)
@@ -290,10 +290,14 @@ static enum wm_status begin(struct runner *r, struct wm_error *err)
     enum wm_status st = WM_OK;
 
     r->team = choose_role(r->merge, &r->options);
-    if (r->team.size > 1 && r->team.role != OUTPUT_PART)
+    if (r->team.size > 1 && r->team.role != OUTPUT_PART && r->team.role != OUTPUT_FINISH)
         return open_with_others(r, err);
     if (r->team.role == OUTPUT_PART)
         TRY(begin_part(r, err));
+    if (r->team.role == OUTPUT_FINISH) {
+        TRY(plan_partition_new(&r->partition, r->merge->plan, r->team.size, PARTITION_PARTS, err));
+        r->team.partition = r->partition;
+    }
     TRY(open_output(r, err));
     TRY(check_survey(r, err));
     if (r->team.role == OUTPUT_PART)
@@ -318,7 +322,8 @@ static enum wm_status merge_tensors(struct runner *r, struct wm_error *err)
 {
     struct wm_merge *merge = r->merge;
     bool is_alone = r->team.role == OUTPUT_ALONE && !r->comm;
-    const struct plan_rank_share *share = r->partition ? &r->partition->shares[r->team.index] : NULL;
+    bool finishes = r->team.role == OUTPUT_FINISH;
+    const struct plan_rank_share *share = r->partition && !finishes ? &r->partition->shares[r->team.index] : NULL;
     enum wm_status st;
 
     engine_result_release(&merge->result);
@@ -328,7 +333,11 @@ static enum wm_status merge_tensors(struct runner *r, struct wm_error *err)
                              .n_tensors = share ? share->n_ranges : merge->plan->n_jobs,
                              .shard = ""};
     /* A caller sees the start however short the merge is. */
-    TRY(tell_progress(merge, merge->plan->n_survey_passes ? "surveying" : "merging", r->began, err));
+    TRY(tell_progress(merge,
+                      finishes                       ? "checking"
+                      : merge->plan->n_survey_passes ? "surveying"
+                                                     : "merging",
+                      r->began, err));
     TRY(engine_run(merge->plan, &r->output, &r->options, is_alone ? NULL : &r->team, &merge->cancel, &merge->result,
                    err));
     pass_notice_on(merge, &merge->result);

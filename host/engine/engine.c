@@ -10,6 +10,7 @@
 #include "base/text.h"
 #include "engine/backends.h"
 #include "engine/journal.h"
+#include "engine/parts.h"
 #include "engine/pipeline.h"
 #include "engine/rank_progress.h"
 #include "engine/resume.h"
@@ -153,9 +154,9 @@ static bool is_team(const struct run *run)
     return run->team && run->team->comm;
 }
 
-static const struct plan_rank_share *own_share(const struct run *run)
+static const struct plan_rank_share *share_of(const struct engine_team *team)
 {
-    return run->team && run->team->partition ? &run->team->partition->shares[run->team->index] : NULL;
+    return team && team->partition && team->role != OUTPUT_FINISH ? &team->partition->shares[team->index] : NULL;
 }
 
 static enum wm_status barrier(const struct run *run, struct wm_error *err)
@@ -166,7 +167,7 @@ static enum wm_status barrier(const struct run *run, struct wm_error *err)
 /* What a process reads for the survey: ranks their ranges, parts nothing. */
 static uint64_t survey_bytes(const struct plan *plan, const struct engine_team *team)
 {
-    const struct plan_rank_share *share = team && team->partition ? &team->partition->shares[team->index] : NULL;
+    const struct plan_rank_share *share = share_of(team);
 
     if (!team)
         return plan->survey_bytes;
@@ -175,7 +176,7 @@ static uint64_t survey_bytes(const struct plan *plan, const struct engine_team *
 
 uint64_t engine_bytes_to_read(const struct plan *plan, const struct engine_team *team)
 {
-    const struct plan_rank_share *share = team && team->partition ? &team->partition->shares[team->index] : NULL;
+    const struct plan_rank_share *share = share_of(team);
     uint64_t merge_bytes = share ? share->n_bytes_read : plan->bytes_to_read - plan->survey_bytes;
 
     return merge_bytes + survey_bytes(plan, team);
@@ -184,7 +185,7 @@ uint64_t engine_bytes_to_read(const struct plan *plan, const struct engine_team 
 /* Everything of ours is done; what is left has no numbers of its own. */
 static struct wm_progress all_done(const struct run *run, const char *phase)
 {
-    const struct plan_rank_share *share = own_share(run);
+    const struct plan_rank_share *share = share_of(run->team);
     uint64_t to_read = engine_bytes_to_read(run->plan, run->team);
     uint64_t to_write = share ? share->n_bytes_written : run->plan->bytes_out;
     size_t n_tensors = share ? share->n_ranges : run->plan->n_jobs;
@@ -222,7 +223,8 @@ static enum wm_status wait_for_all(const struct run *run, struct wm_error *err)
  * ours any more. */
 static enum wm_status survey(struct run *run, struct engine_result *result, struct wm_error *err)
 {
-    const struct plan_rank_share *share = is_team(run) ? own_share(run) : NULL; /* parts: from the file, or all of it */
+    const struct plan_rank_share *share =
+        is_team(run) ? share_of(run->team) : NULL; /* parts: from the file, or all of it */
     struct survey_args args = {.plan = run->plan,
                                .options = run->options,
                                .dir = run->output->partial_path,
@@ -277,7 +279,7 @@ out:
 /* What is ours, but for the tensors that all ranks go through together. */
 static enum wm_status list_ranges(struct run *run, struct wm_error *err)
 {
-    const struct plan_rank_share *share = own_share(run);
+    const struct plan_rank_share *share = share_of(run->team);
     size_t n = share ? share->n_ranges : is_role(run, OUTPUT_FINISH) ? 0 : run->plan->n_jobs;
 
     run->ranges = malloc((n + 1) * sizeof *run->ranges);
@@ -337,7 +339,7 @@ out:
  * wrote across the border of two ranges is nobody's, and is computed again: its hash is of all of it. */
 static void keep_own_records(struct run *run)
 {
-    const struct plan_rank_share *share = own_share(run);
+    const struct plan_rank_share *share = share_of(run->team);
     size_t n = 0;
 
     for (size_t i = 0; share && i < run->n_records; i++) {
@@ -374,7 +376,7 @@ static void take_over_split(struct run *run)
 
 static enum wm_status run_pipelines(struct run *run, struct engine_result *result, struct wm_error *err)
 {
-    const struct plan_rank_share *share = own_share(run);
+    const struct plan_rank_share *share = share_of(run->team);
     const uint64_t surveyed = survey_bytes(run->plan, run->team); /* whoever did it, and when */
     enum wm_status st = WM_OK;
     struct pipeline_args args = {.plan = &run->known,
@@ -410,30 +412,10 @@ static enum wm_status run_pipelines(struct run *run, struct engine_result *resul
     result->read_busy += args.before.read_busy + last.read_busy;
     result->compute_busy += args.before.compute_busy + last.compute_busy;
     result->write_busy = args.before.write_busy + last.write_busy;
-    result->n_compute = run->backends.n_items * run->backends.threads_per_backend;
     if (last.notice[0] || args.before.notice[0])
         memcpy(result->notice, last.notice[0] ? last.notice : args.before.notice, sizeof result->notice);
 out:
     return st;
-}
-
-/* OUTPUT_FINISH: everything must be there. */
-static enum wm_status check_complete(const struct run *run, struct wm_error *err)
-{
-    size_t n_missing = 0, first = 0;
-    char name[300];
-
-    for (size_t j = run->plan->n_jobs; j-- > 0;)
-        if (!run->resume.job_done[j] && run->plan->jobs[j].n_elems) {
-            n_missing++;
-            first = j;
-        }
-    if (!n_missing)
-        return WM_OK;
-    return error_set(err, WM_TEMPORARY,
-                     "%zu of %zu tensors are not finished, the first is %s; run the parts that are missing (those that "
-                     "are done end at once), then finish again",
-                     n_missing, run->plan->n_jobs, text_display(name, sizeof name, run->plan->jobs[first].name));
 }
 
 static enum wm_status allocate(struct run *run, struct engine_result *result, struct wm_error *err)
@@ -460,6 +442,7 @@ static enum wm_status do_run(struct run *run, struct engine_result *result, stru
     raise_descriptor_limit();
     TRY(backends_open(plan, run->options, &run->backends, err));
     name_compute(result, &run->backends);
+    result->n_compute = run->backends.n_items * run->backends.threads_per_backend;
     if (is_team(run))
         TRY(team_agree(run->team, plan, err));
     TRY(open_output(run, err));
@@ -469,12 +452,13 @@ static enum wm_status do_run(struct run *run, struct engine_result *result, stru
     result->bytes_resumed = run->resume.n_bytes;
     result->n_resumed_jobs = run->resume.n_jobs_done;
     if (is_role(run, OUTPUT_FINISH))
-        TRY(check_complete(run, err));
+        TRY(parts_check_done(plan, run->team->partition, &run->resume, err));
     if (plan->n_survey_passes && !is_role(run, OUTPUT_FINISH)) {
         TRY(survey(run, result, err));
         run->known.thresholds = &result->thresholds;
     }
-    TRY(run_pipelines(run, result, err));
+    if (!is_role(run, OUTPUT_FINISH))
+        TRY(run_pipelines(run, result, err));
     synced = file_now_seconds();
     if (run->options->sync)
         tell_phase(run, "syncing");

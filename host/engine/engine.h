@@ -73,7 +73,7 @@ struct engine_result {
 struct engine_team {
     enum output_user role;
     int index, size;                        /* OUTPUT_RANK and rank 0: the rank; OUTPUT_PART: the part */
-    const struct plan_partition *partition; /* NULL with OUTPUT_FINISH */
+    const struct plan_partition *partition; /* with OUTPUT_FINISH: of the parts */
     struct comm *comm;                      /* ranks; NULL with parts */
 };
 

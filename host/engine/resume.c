@@ -229,3 +229,16 @@ out:
         resume_release(resume, plan->n_jobs);
     return st;
 }
+
+bool resume_range_is_done(const struct resume *resume, const struct plan_range *range)
+{
+    const struct resume_job *r = resume->jobs[range->job];
+    size_t first = (size_t)(range->first_elem / TILE_CHUNK_ELEMS);
+
+    if (resume->job_done[range->job])
+        return true;
+    for (size_t p = first; p < first + resume_n_pieces(range->n_elems); p++)
+        if (!r || !r->piece_done[p])
+            return false;
+    return true;
+}

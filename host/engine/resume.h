@@ -9,6 +9,7 @@
 
 #include "engine/journal.h"
 #include "plan/plan.h"
+#include "plan/plan_partition.h"
 
 /* A tensor of which some pieces (TILE_CHUNK_ELEMS elements each) are finished. */
 struct resume_job {
@@ -28,6 +29,7 @@ enum wm_status resume_load(struct resume *resume, const struct plan *plan, const
                            const volatile int *cancel, struct wm_error *err);
 /* Takes the job's table out of `resume` (the caller frees with resume_job_free); NULL if nothing of it is finished. */
 struct resume_job *resume_take(struct resume *resume, size_t job);
+bool resume_range_is_done(const struct resume *resume, const struct plan_range *range); /* as loaded, nothing taken */
 void resume_job_free(struct resume_job *job);
 void resume_release(struct resume *resume, size_t n_jobs);
 

@@ -137,19 +137,6 @@ static const struct plan_range *own_range(const struct engine_team *team, size_t
     return NULL;
 }
 
-static bool range_is_done(const struct resume *resume, const struct plan_range *range)
-{
-    const struct resume_job *r = resume->jobs[range->job];
-    size_t first = (size_t)(range->first_elem / TILE_CHUNK_ELEMS);
-
-    if (resume->job_done[range->job])
-        return true;
-    for (size_t p = first; p < first + resume_n_pieces(range->n_elems); p++)
-        if (!r || !r->piece_done[p])
-            return false;
-    return true;
-}
-
 /* A rank without a part goes through the passes too: it adds zeros, and hears the sums. */
 static enum wm_status follow(const struct plan *plan, size_t job, const struct run_share *share, struct wm_error *err)
 {
@@ -228,7 +215,7 @@ enum wm_status team_run_shared(const struct engine_team *team, const struct pipe
         if (!team->partition->job_is_shared[j])
             continue;
         range = own_range(team, j);
-        unfinished[n] = range && !range_is_done(base->resume, range);
+        unfinished[n] = range && !resume_range_is_done(base->resume, range);
         jobs[n++] = j;
     }
     if (n && PARTITION_GRAIN_ELEMS % plan->memory.tile_elems != 0) {

@@ -5,6 +5,7 @@ Any number of parts in any order and at the same time; parts that are missing, k
 number or another merge; single processes beside parts; methods that need statistics of the whole model.
 """
 
+import json
 import random
 import shutil
 import signal
@@ -62,13 +63,43 @@ def test_finish_names_what_is_missing(folder):
     contains(finish(out, code=66), "there is nothing to finish")
     for k in (2, 0):
         run_part(config, out, k, 3)
-    contains(finish(out, code=75), "tensors are not finished", "run the parts that are missing")
+    contains(finish(out, code=75), "part 1 of 3 is not done", "tensors are not finished", "run it again (--part K/3;")
     check(not out.exists() and partial_of(out).is_dir(), "finish did not leave the parts alone")
     run_part(config, out, 1, 3)
     finish(out)
     same(out, "linear", models)
     finish(out)  # twice
     same(out, "linear", models, "after a second finish")
+
+
+def test_finish_names_several_parts(folder):
+    models, out = checkpoints(SMALL, "small"), folder / "out"
+    config = recipe("linear", models)
+    for k in (0, 2, 3, 4, 6, 7):
+        run_part(config, out, k, 8)
+    contains(finish(out, code=75), "parts 1 and 5 of 8 are not done", "run them again (--part K/8;")
+    (partial_of(out) / "journal-0003.warpmerge").unlink()
+    contains(finish(out, code=75), "parts 1, 3 and 5 of 8 are not done")
+    for k in (1, 3, 5):
+        run_part(config, out, k, 8)
+    finish(out)
+    same(out, "linear", models)
+    run_part(config, folder / "many", 9, 40)
+    contains(finish(folder / "many", code=75), "parts 0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12 and ", " more of 40 are not done")
+
+
+def test_finish_says_that_it_checks(folder):
+    models, out = checkpoints(SMALL, "small"), folder / "out"
+    config = recipe("ties_global", models)
+    code, text = end(start("stats", config, out, "--quiet"))
+    equal(code, 0, text)
+    for k in range(2):
+        run_part(config, out, k, 2)
+    code, text = end(start("finish", out, "--progress", "json"))
+    equal(code, 0, text)
+    phases = [event["phase"] for event in map(json.loads, text.splitlines()) if event["event"] == "phase"]
+    equal(phases[0], "checking", phases)
+    check("surveying" not in phases and "merging" not in phases, phases)
 
 
 def killed_and_repeated(folder, method, *repeated_options):
