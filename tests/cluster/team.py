@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "cli"))
-from harness import PROGRAM, check, contains, equal, run_tests  # noqa: E402,F401  (handed on)
+from harness import PROGRAM, check, contains, equal, run_tests, write_safetensors  # noqa: E402,F401  (handed on)
 
 MAKER = sys.argv[2]
 PATIENCE = 180  # seconds for a process to end; the machine may be busy

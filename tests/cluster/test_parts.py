@@ -12,8 +12,8 @@ import signal
 import sys
 import time
 
-from team import (LARGE, SMALL, all_well, check, checkpoints, contains, end, end_all, equal, n_records, one, partial_of,
-                  recipe, same, start, tests, wait_for_records)
+from team import (LARGE, SMALL, all_well, check, checkpoints, contains, digest, end, end_all, equal, n_records, one,
+                  partial_of, recipe, same, start, tests, wait_for_records, write_safetensors)
 
 SLOW = ["--threads", "1", "--io-threads", "1", "--tile", "64KiB"]
 
@@ -100,6 +100,22 @@ def test_finish_says_that_it_checks(folder):
     phases = [event["phase"] for event in map(json.loads, text.splitlines()) if event["event"] == "phase"]
     equal(phases[0], "checking", phases)
     check("surveying" not in phases and "merging" not in phases, phases)
+
+
+def test_empty_tensors(folder):
+    """No range of them is ever written, and the manifest has their hash all the same."""
+    for name in "ab":
+        write_safetensors(folder / f"{name}.safetensors", {"x": ("F32", [2], [1.0, 2.0]), "none": ("F32", [0, 3], [])})
+    config = folder / "c.yml"
+    config.write_text(f"merge_method: linear\nmodels:\n- model: {folder}/a.safetensors\n"
+                      f"- model: {folder}/b.safetensors\nparameters: {{weight: 1}}\ndtype: float32\n")
+    one(config, folder / "single")
+    for k in range(2):
+        run_part(config, folder / "out", k, 2)
+    finish(folder / "out")
+    equal(digest(folder / "out"), digest(folder / "single"))
+    code, text = end(start("verify", folder / "out"))
+    equal(code, 0, text)
 
 
 def killed_and_repeated(folder, method, *repeated_options):
