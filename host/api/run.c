@@ -345,6 +345,17 @@ out:
     return st;
 }
 
+/* Runs that were killed under another job's name leave their letters. Whoever has the output's lock knows that none of
+ * them is alive; our own ranks still need theirs for the last barrier. */
+static void clear_meeting_place(const struct runner *r)
+{
+    char *place = meeting_place(r->merge->out_path);
+
+    if (place && file_is_dir(place))
+        comm_files_clear(place, r->comm ? r->options.rank_job : NULL);
+    free(place);
+}
+
 static enum wm_status put_in_place(struct runner *r, struct wm_error *err)
 {
     struct wm_merge *merge = r->merge;
@@ -361,6 +372,7 @@ static enum wm_status put_in_place(struct runner *r, struct wm_error *err)
         st = err->status;
         goto out;
     }
+    clear_meeting_place(r);
     TRY(output_commit(&r->output, &r->options, err));
 out:
     return st;

@@ -73,6 +73,10 @@ struct comm_files_options {
 };
 enum wm_status comm_open_files(struct comm **comm, const struct comm_files_options *options, struct wm_error *err);
 
+/* Removes what runs other than `job` (NULL: any) have left in `dir`, and the directory if it is empty then. For who knows
+ * that no other run is at work there: whoever puts the output in place. */
+void comm_files_clear(const char *dir, const char *job);
+
 /* NCCL, loaded at run time (libnccl.so.2), on `device`; takes `control` (files or threads) over for everything but data:
  * the id, signs of life, aborts. WM_NO_DEVICE with a reason, the same on every rank, when there is no NCCL: the caller
  * goes on with `control`, which then stays its own. A failure leaves *comm as it was, so comm_open_nccl(&c, c, ...) gives

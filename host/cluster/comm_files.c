@@ -433,3 +433,16 @@ out:
         files_free(f);
     return st;
 }
+
+void comm_files_clear(const char *dir, const char *job)
+{
+    struct wm_error ignored = WM_ERROR_INIT;
+    struct mailbox box;
+
+    /* No job has an empty line for its name. */
+    if (mailbox_init(&box, dir, job ? job : "\n", &ignored) != WM_OK)
+        return;
+    mailbox_clear_others(&box);
+    mailbox_remove_dir(&box);
+    mailbox_release(&box);
+}

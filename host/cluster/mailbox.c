@@ -363,6 +363,18 @@ void mailbox_clear(const struct mailbox *box, bool this_session)
     remove_where(box, this_session ? is_of_this_session : is_of_other_sessions, box);
 }
 
+static bool is_of_another_job(const void *user, const struct name *n)
+{
+    const struct mailbox *box = user;
+
+    return n->job != box->job;
+}
+
+void mailbox_clear_others(const struct mailbox *box)
+{
+    remove_where(box, is_of_another_job, box);
+}
+
 enum { max_stale_jobs = 64 }; /* more than that are cleared in later runs */
 struct stale_jobs {
     int n;

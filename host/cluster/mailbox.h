@@ -85,6 +85,7 @@ bool mailbox_rename(const struct mailbox *box, const struct letter *from, enum m
 void mailbox_clear(const struct mailbox *box, bool this_session);
 /* Files of other jobs of which none has changed for `seconds` by the file system's own clock: what crashes left. */
 void mailbox_clear_stale(const struct mailbox *box, double seconds);
-void mailbox_remove_dir(const struct mailbox *box); /* if it is empty */
+void mailbox_clear_others(const struct mailbox *box); /* all other jobs, however new their files are */
+void mailbox_remove_dir(const struct mailbox *box);   /* if it is empty */
 
 #endif

@@ -179,6 +179,24 @@ def test_killed_linear(folder):
     kill_one_and_resume(folder, "linear", 13)
 
 
+def test_no_letters_stay_behind(folder):
+    """All ranks of a job are killed; the same merge under another job's name, or by a single process, clears up."""
+    models = checkpoints(LARGE, "large")
+    config = recipe("linear", models)
+    for name, ends in (("ranks", lambda out: all_well(end_all(start_ranks(config, out, 2, "--job", "b")))),
+                       ("single", lambda out: one(config, out))):
+        out = folder / name
+        ranks = start_ranks(config, out, 3, "--job", "a", *SLOW)
+        check(wait_for_records(out, 0, 2, ranks[0]), "the ranks ended early")
+        for process in ranks:
+            process.kill()
+        end_all(ranks)
+        check(any(meeting_of(out).iterdir()), "the killed ranks left nothing to clear away")
+        ends(out)
+        check(not meeting_of(out).exists(), f"{name}: letters of the killed job stay behind")
+        same(out, "linear", models)
+
+
 def test_single_process_continued_by_ranks(folder):
     """Its tiles are larger than the ranks' ranges: what was finished across a border must not be counted twice."""
     models, out = checkpoints(LARGE, "large"), folder / "out"
