@@ -1,6 +1,7 @@
 /* options.c: see options.h. */
 #include "api/options.h"
 
+#include "cluster/comm.h"
 #include "engine/engine.h"
 
 #include "plan/plan_partition.h"
@@ -41,8 +42,8 @@ static enum wm_status check(const struct wm_options *o, struct wm_error *err)
     if (o->device_index < 0 || o->verify_per_1000 < 0 || o->verify_per_1000 > 1000)
         return refuse(err,
                       "the GPU's number and the share of verified tiles cannot be negative, nor the share above 1");
-    if (o->n_ranks < 0 || o->n_ranks > PARTITION_MAX_RANKS)
-        return refuse(err, "the number of ranks (--ranks) must be from 1 to 65536, or 0 for one process alone");
+    if (o->n_ranks < 0 || o->n_ranks > COMM_MAX_RANKS)
+        return refuse(err, "the number of ranks (--ranks) must be from 1 to 4096, or 0 for one process alone");
     if (o->n_ranks > 1 && (o->rank < 0 || o->rank >= o->n_ranks))
         return refuse(err, "the rank (--rank) must be from 0 to one less than the number of ranks (--ranks)");
     if (o->n_parts < 0 || o->n_parts > PARTITION_MAX_RANKS || (o->n_parts && (o->part < 0 || o->part >= o->n_parts)))

@@ -171,11 +171,11 @@ static bool set_ranks(struct cli_command *c, const char *value, char problem[256
     uint64_t n = 0;
 
     c->ranks = value;
-    if (strcmp(value, "none") == 0 || (value_u64(value, &n) && n >= 1 && n <= 65536)) {
+    if (strcmp(value, "none") == 0 || (value_u64(value, &n) && n >= 1 && n <= 4096)) {
         c->options.n_ranks = (int)n;
         return true;
     }
-    snprintf(problem, 256, "takes a number from 1 to 65536, or none");
+    snprintf(problem, 256, "takes a number from 1 to 4096, or none");
     return false;
 }
 
@@ -184,8 +184,8 @@ static bool set_rank(struct cli_command *c, const char *value, char problem[256]
     uint64_t n;
 
     c->rank = value;
-    snprintf(problem, 256, "takes a number from 0 to 65535");
-    return value_u64(value, &n) && n < 65536;
+    snprintf(problem, 256, "takes a number from 0 to 4095");
+    return value_u64(value, &n) && n < 4096;
 }
 
 static bool set_part(struct cli_command *c, const char *value, char problem[256])
