@@ -299,12 +299,37 @@ static enum wm_status list_ranges(struct run *run, struct wm_error *err)
     return WM_OK;
 }
 
+_Static_assert((int)PLAN_N_TRAITS == (int)JOURNAL_N_TRAITS, "a journal keeps a plan's traits");
+
+/* What may be done about a journal of another merge depends on who finds it: parts have no --restart, which would throw
+ * other parts' work away. */
+static struct journal_owner journal_owner(const struct run *run)
+{
+    static const char *const remedies[] = {
+        [OUTPUT_ALONE] = "repeat the command that began it to finish it, or add --restart to throw it away",
+        [OUTPUT_RANK] = "repeat the command that began it to finish it, or add --restart on all ranks to throw it away",
+        [OUTPUT_PART] = "run every part with what the first was run with, or remove that folder and run all parts anew",
+        [OUTPUT_FINISH] =
+            "put back what the parts were merged with and finish again, or remove that folder and run all "
+            "parts anew"};
+    struct journal_owner owner = {.fingerprint = run->plan->fingerprint,
+                                  .trait_names = {[PLAN_VERSION] = "version of warpmerge",
+                                                  [PLAN_CONFIG] = "config",
+                                                  [PLAN_INPUTS] = "inputs",
+                                                  [PLAN_OPTIONS] = "options (--seed, --out-shard-size)"},
+                                  .remedy = remedies[run->team ? run->team->role : OUTPUT_ALONE]};
+
+    memcpy(owner.traits, run->plan->traits, sizeof owner.traits);
+    return owner;
+}
+
 /* Opens the journal and the shards. Of ranks the first one does it alone, so that the others find everything there. */
 static enum wm_status open_output(struct run *run, struct wm_error *err)
 {
     char name[JOURNAL_NAME_BYTES] = JOURNAL_NAME;
     const char *const kept[] = {name, SURVEY_FILE_NAME, "lock.warpmerge", NULL};
     const char *dir = run->output->partial_path;
+    const struct journal_owner owner = journal_owner(run);
     bool direct = run->options->direct_io == WM_DIRECT_ON ||
                   /* Without the fsync at the end the page cache may as well keep the bytes. */
                   (run->options->direct_io == WM_DIRECT_AUTO && run->options->sync);
@@ -315,14 +340,14 @@ static enum wm_status open_output(struct run *run, struct wm_error *err)
         journal_name(name, run->team->index);
     if (is_role(run, OUTPUT_RANK))
         TRY(barrier(run, err));
-    if (is_role(run, OUTPUT_PART)) {
-        /* A part of another merge is refused before it has a journal here, which would keep the right one out. */
-        TRY(journal_read_others(dir, "", run->plan->fingerprint, &run->records, &run->n_records, err));
+    if (!restart) {
+        /* Another merge is refused before it has a journal here, which would keep the right one out. */
+        TRY(journal_read_others(dir, "", &owner, &run->records, &run->n_records, err));
         free(run->records);
     }
-    TRY(journal_open(&run->journal, dir, name, run->plan->fingerprint, restart, &run->records, &run->n_records, err));
+    TRY(journal_open(&run->journal, dir, name, &owner, restart, &run->records, &run->n_records, err));
     if (!restart)
-        TRY(journal_read_others(dir, name, run->plan->fingerprint, &run->records, &run->n_records, err));
+        TRY(journal_read_others(dir, name, &owner, &run->records, &run->n_records, err));
     /* Whatever else lies there is of no use and must not reach the result. Parts come in any order: they keep it. */
     if (!run->n_records && (is_role(run, OUTPUT_ALONE)))
         TRY(file_empty_dir(dir, kept, err));

@@ -18,7 +18,7 @@ struct raw { /* both kinds; little-endian machines only, like the tensor formats
     union {
         struct {
             char magic[8];
-            uint64_t fingerprint_low, fingerprint_high;
+            uint64_t fingerprint_low, fingerprint_high, traits[JOURNAL_N_TRAITS];
         } header;
         struct {
             uint64_t job, first_elem, n_elems, hash_low, hash_high;
@@ -39,15 +39,16 @@ static bool is_sealed(const struct raw *raw, uint64_t seed)
     return raw->sum == hash_xxh3_64(raw->u.bytes, sum_offset, seed);
 }
 
-static enum wm_status begin(struct journal *j, struct hash128 fingerprint, struct wm_error *err)
+static enum wm_status begin(struct journal *j, const struct journal_owner *owner, struct wm_error *err)
 {
     struct raw raw;
     enum wm_status st = WM_OK;
 
     memset(&raw, 0, sizeof raw);
     memcpy(raw.u.header.magic, magic, sizeof magic);
-    raw.u.header.fingerprint_low = fingerprint.low;
-    raw.u.header.fingerprint_high = fingerprint.high;
+    raw.u.header.fingerprint_low = owner->fingerprint.low;
+    raw.u.header.fingerprint_high = owner->fingerprint.high;
+    memcpy(raw.u.header.traits, owner->traits, sizeof owner->traits);
     seal(&raw, 0);
     if (ftruncate(j->fd, 0) < 0) {
         st = error_set(err, WM_IO, "cannot empty %s; check the file system, then run the same command again", j->path);
@@ -81,12 +82,36 @@ static enum header_kind look_at_header(const char *data, size_t n_bytes, struct 
                : HEADER_FOREIGN;
 }
 
-static enum wm_status refuse_foreign(const char *dir, struct wm_error *err)
+/* "its config", "its config and its inputs"; nothing where the header does not know (or all is equal: versions before this
+ * one left zeros). */
+static void name_differences(char *text, size_t size, const struct journal_owner *owner, const uint64_t *traits)
 {
-    return error_set(err, WM_CANT_CREATE,
-                     "%s holds an unfinished merge of another recipe, of other inputs, or by another version; repeat "
-                     "the command that began it to finish it, or add --restart to throw it away",
-                     dir);
+    const char *names[JOURNAL_N_TRAITS];
+    int n = 0;
+    size_t used = 0;
+
+    for (int i = 0; i < JOURNAL_N_TRAITS; i++)
+        if (traits[i] && traits[i] != owner->traits[i])
+            names[n++] = owner->trait_names[i];
+    *text = '\0';
+    for (int i = 0; i < n && used < size; i++)
+        used += (size_t)snprintf(text + used, size - used, "%sits %s", !i ? "" : i == n - 1 ? " and " : ", ", names[i]);
+}
+
+static enum wm_status refuse_foreign(const char *dir, const char *data, const struct journal_owner *owner,
+                                     struct wm_error *err)
+{
+    char differences[160];
+    struct raw raw;
+
+    memcpy(&raw, data, sizeof raw);
+    name_differences(differences, sizeof differences, owner, raw.u.header.traits);
+    if (!*differences)
+        return error_set(err, WM_CANT_CREATE,
+                         "%s holds an unfinished merge of another recipe, of other inputs, or by another version; %s",
+                         dir, owner->remedy);
+    return error_set(err, WM_CANT_CREATE, "%s holds an unfinished merge that differs from this one in %s; %s", dir,
+                     differences, owner->remedy);
 }
 
 /* Appends the records up to the first that is torn or not ours. */
@@ -112,7 +137,7 @@ static enum wm_status add_records(const char *data, size_t n_bytes, uint64_t see
     return WM_OK;
 }
 
-enum wm_status journal_open(struct journal *j, const char *dir, const char *name, struct hash128 fingerprint,
+enum wm_status journal_open(struct journal *j, const char *dir, const char *name, const struct journal_owner *owner,
                             bool restart, struct journal_record **records, size_t *n_records, struct wm_error *err)
 {
     enum wm_status st = WM_OK;
@@ -122,16 +147,16 @@ enum wm_status journal_open(struct journal *j, const char *dir, const char *name
 
     *records = NULL;
     *n_records = 0;
-    *j = (struct journal){-1, file_path_join(dir, name), 0, fingerprint.low ^ fingerprint.high};
+    *j = (struct journal){-1, file_path_join(dir, name), 0, owner->fingerprint.low ^ owner->fingerprint.high};
     if (!j->path)
         return error_no_memory(err, "opening the journal");
     TRY(file_open_write(&j->fd, j->path, true, false, err));
     TRY(file_read_all(j->path, MAX_JOURNAL_BYTES, &data, &n_bytes, err));
-    kind = look_at_header(data, n_bytes, fingerprint);
+    kind = look_at_header(data, n_bytes, owner->fingerprint);
     if (kind == HEADER_NONE || restart) {
-        TRY(begin(j, fingerprint, err));
+        TRY(begin(j, owner, err));
     } else if (kind == HEADER_FOREIGN) {
-        st = refuse_foreign(dir, err);
+        st = refuse_foreign(dir, data, owner, err);
         goto out;
     } else {
         TRY(add_records(data, n_bytes, j->seed, records, n_records, err));
@@ -150,7 +175,7 @@ out:
     return st;
 }
 
-static enum wm_status read_other(const char *dir, const char *name, struct hash128 fingerprint,
+static enum wm_status read_other(const char *dir, const char *name, const struct journal_owner *owner,
                                  struct journal_record **records, size_t *n_records, struct wm_error *err)
 {
     enum wm_status st = WM_OK;
@@ -160,11 +185,11 @@ static enum wm_status read_other(const char *dir, const char *name, struct hash1
     if (!path)
         return error_no_memory(err, "reading the journals");
     TRY(file_read_all(path, MAX_JOURNAL_BYTES, &data, &n_bytes, err));
-    switch (look_at_header(data, n_bytes, fingerprint)) {
+    switch (look_at_header(data, n_bytes, owner->fingerprint)) {
     case HEADER_NONE: break;
-    case HEADER_FOREIGN: st = refuse_foreign(dir, err); break;
+    case HEADER_FOREIGN: st = refuse_foreign(dir, data, owner, err); break;
     case HEADER_OURS:
-        st = add_records(data, n_bytes, fingerprint.low ^ fingerprint.high, records, n_records, err);
+        st = add_records(data, n_bytes, owner->fingerprint.low ^ owner->fingerprint.high, records, n_records, err);
         break;
     }
 out:
@@ -173,7 +198,7 @@ out:
     return st;
 }
 
-enum wm_status journal_read_others(const char *dir, const char *own, struct hash128 fingerprint,
+enum wm_status journal_read_others(const char *dir, const char *own, const struct journal_owner *owner,
                                    struct journal_record **records, size_t *n_records, struct wm_error *err)
 {
     enum wm_status st = WM_OK;
@@ -187,7 +212,7 @@ enum wm_status journal_read_others(const char *dir, const char *own, struct hash
         if (strncmp(entry->d_name, "journal", strlen("journal")) != 0 || n < n_end ||
             strcmp(entry->d_name + n - n_end, ".warpmerge") != 0 || strcmp(entry->d_name, own) == 0)
             continue;
-        TRY(read_other(dir, entry->d_name, fingerprint, records, n_records, err));
+        TRY(read_other(dir, entry->d_name, owner, records, n_records, err));
     }
 out:
     closedir(folder);

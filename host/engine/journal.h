@@ -5,7 +5,7 @@
  * record carries the checksum of the range's bytes, and on resumption the bytes are read again and compared, so a
  * record may reach the disk before its data does: after a power loss such a range is simply computed again. The file:
  *
- *     64 bytes  header   "WMJOURN1", fingerprint of the plan (16), zero, XXH3-64 of the first 56 bytes
+ *     64 bytes  header   "WMJOURN1", fingerprint of the plan (16), its traits (32), XXH3-64 of the first 56 bytes
  *     64 bytes  record   job, first element, number of elements, XXH3-128 over the range's piece digests, zero,
  *                        XXH3-64 of the first 56 bytes (seeded with the fingerprint)
  *
@@ -27,6 +27,15 @@ struct journal_record {
     struct hash128 hash; /* hash_tree over the digests of the range's pieces */
 };
 
+/* Whose journal it is. The fingerprint decides; of another's the traits say in what it differs, `remedy` what to do. */
+enum { JOURNAL_N_TRAITS = 4 };
+struct journal_owner {
+    struct hash128 fingerprint;
+    uint64_t traits[JOURNAL_N_TRAITS];
+    const char *trait_names[JOURNAL_N_TRAITS]; /* "config" */
+    const char *remedy;
+};
+
 struct journal {
     int fd;
     char *path;
@@ -40,10 +49,11 @@ void journal_name(char name[JOURNAL_NAME_BYTES], int index);
 
 /* Opens or creates the journal `name` in `dir`. Finished ranges of the same plan come back in *records (malloc'ed). A
  * journal of another plan: WM_CANT_CREATE, unless restart, which empties it. */
-enum wm_status journal_open(struct journal *journal, const char *dir, const char *name, struct hash128 fingerprint,
-                            bool restart, struct journal_record **records, size_t *n_records, struct wm_error *err);
+enum wm_status journal_open(struct journal *journal, const char *dir, const char *name,
+                            const struct journal_owner *owner, bool restart, struct journal_record **records,
+                            size_t *n_records, struct wm_error *err);
 /* Adds what the other journals in `dir` say, whoever wrote them, to *records. */
-enum wm_status journal_read_others(const char *dir, const char *name, struct hash128 fingerprint,
+enum wm_status journal_read_others(const char *dir, const char *name, const struct journal_owner *owner,
                                    struct journal_record **records, size_t *n_records, struct wm_error *err);
 enum wm_status journal_append(struct journal *journal, const struct journal_record *records, size_t n_records,
                               struct wm_error *err);

@@ -33,6 +33,19 @@ static void add_name(struct text *t, const char *s)
     text_add(t, s);
 }
 
+static void add_inputs(struct text *t, const struct plan *plan)
+{
+    for (int m = 0; m < plan->n_models; m++) {
+        for (int f = 0; f < plan->models[m]->n_files; f++) {
+            const struct ckpt_file *file = &plan->models[m]->files[f];
+            add_name(t, file->name);
+            add_u64(t, file->identity.n_bytes);
+            add_u64(t, file->identity.inode);
+            add_u64(t, (uint64_t)file->identity.mtime_ns);
+        }
+    }
+}
+
 /* Everything that decides an output byte, and the identity of every input file: equal fingerprints mean that work
  * finished under one plan may be kept under the other. Tile size, threads, budget and paths do not enter. */
 static enum wm_status fingerprint(struct plan *plan, struct wm_error *err)
@@ -44,15 +57,7 @@ static enum wm_status fingerprint(struct plan *plan, struct wm_error *err)
     add_u64(&t, PLAN_SEMANTICS_VERSION);
     add_name(&t, method->name);
     add_u64(&t, plan->seed);
-    for (int m = 0; m < plan->n_models; m++) {
-        for (int f = 0; f < plan->models[m]->n_files; f++) {
-            const struct ckpt_file *file = &plan->models[m]->files[f];
-            add_name(&t, file->name);
-            add_u64(&t, file->identity.n_bytes);
-            add_u64(&t, file->identity.inode);
-            add_u64(&t, (uint64_t)file->identity.mtime_ns);
-        }
-    }
+    add_inputs(&t, plan);
     for (int s = 0; s < plan->n_shards; s++) {
         add_name(&t, plan->shards[s].name);
         add_u64(&t, plan->shards[s].n_bytes);
@@ -85,6 +90,25 @@ static enum wm_status fingerprint(struct plan *plan, struct wm_error *err)
     plan->fingerprint = hash_xxh3(t.data, t.n_bytes);
     text_release(&t);
     return WM_OK;
+}
+
+static enum wm_status take_traits(struct plan *plan, const struct wm_options *options, struct wm_error *err)
+{
+    const uint64_t version = PLAN_SEMANTICS_VERSION;
+    const uint64_t chosen[] = {options->seed, options->shard_bytes ? options->shard_bytes : PLAN_DEFAULT_SHARD_BYTES};
+    enum wm_status st = WM_OK;
+    struct text inputs;
+
+    text_init(&inputs, TEXT_MAX_BYTES);
+    add_inputs(&inputs, plan);
+    plan->traits[PLAN_VERSION] = hash_xxh3_64(&version, sizeof version, 0);
+    plan->traits[PLAN_CONFIG] = hash_xxh3_64(plan->recipe->text, plan->recipe->n_text_bytes, 0);
+    plan->traits[PLAN_INPUTS] = hash_xxh3_64(text_string(&inputs), inputs.n_bytes, 0);
+    plan->traits[PLAN_OPTIONS] = hash_xxh3_64(chosen, sizeof chosen, 0);
+    if (inputs.failed)
+        st = error_no_memory(err, "fingerprinting the plan");
+    text_release(&inputs);
+    return st;
 }
 
 static void sum_up(struct plan *plan)
@@ -140,6 +164,7 @@ enum wm_status plan_new(struct plan **out, const struct recipe *recipe, struct c
     sum_up(plan);
     TRY(plan_build_memory(&build, err));
     TRY(fingerprint(plan, err));
+    TRY(take_traits(plan, options, err));
     *out = plan;
     plan = NULL;
 out:

@@ -30,6 +30,9 @@
 #define PLAN_MAX_STATISTICS_JOBS  3u /* tensors whose statistics state may exist at once */
 #define PLAN_DEFAULT_TILE_BYTES   ((uint64_t)1 << 20)
 
+/* What a fingerprint is made of, with a hash each: they decide nothing, and tell people which of them differs. */
+enum plan_trait { PLAN_VERSION, PLAN_CONFIG, PLAN_INPUTS, PLAN_OPTIONS, PLAN_N_TRAITS };
+
 enum plan_action {
     PLAN_MERGE, /* run the method */
     PLAN_COPY   /* the bytes of source 0; every other source must hold the same bytes (integers, packed types), unless
@@ -113,6 +116,7 @@ struct plan {
     int tie_word_embeddings;    /* 0 or 1: set it in config.json; -1: unchanged */
     struct plan_memory memory;
     struct hash128 fingerprint;
+    uint64_t traits[PLAN_N_TRAITS];
 };
 
 /* Opens nothing: the checkpoints are given, in the order of plan.models (ownership stays with the caller). Every

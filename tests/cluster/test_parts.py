@@ -6,14 +6,15 @@ number or another merge; single processes beside parts; methods that need statis
 """
 
 import json
+import os
 import random
 import shutil
 import signal
 import sys
 import time
 
-from team import (LARGE, SMALL, all_well, check, checkpoints, contains, digest, end, end_all, equal, n_records, one,
-                  partial_of, recipe, same, start, tests, wait_for_records, write_safetensors)
+from team import (LARGE, SMALL, TOP, all_well, check, checkpoints, contains, digest, end, end_all, equal, expected, n_records,
+                  one, partial_of, recipe, same, start, tests, wait_for_records, write_safetensors)
 
 SLOW = ["--threads", "1", "--io-threads", "1", "--tile", "64KiB"]
 
@@ -85,7 +86,8 @@ def test_finish_names_several_parts(folder):
     finish(out)
     same(out, "linear", models)
     run_part(config, folder / "many", 9, 40)
-    contains(finish(folder / "many", code=75), "parts 0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12 and ", " more of 40 are not done")
+    contains(finish(folder / "many", code=75), "parts 0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12 and ",
+             " more of 40 are not done")
 
 
 def test_finish_says_that_it_checks(folder):
@@ -105,10 +107,12 @@ def test_finish_says_that_it_checks(folder):
 def test_empty_tensors(folder):
     """No range of them is ever written, and the manifest has their hash all the same."""
     for name in "ab":
-        write_safetensors(folder / f"{name}.safetensors", {"x": ("F32", [2], [1.0, 2.0]), "none": ("F32", [0, 3], [])})
+        (folder / name).mkdir()
+        write_safetensors(folder / name / "model.safetensors",
+                          {"x": ("F32", [2], [1.0, 2.0]), "none": ("F32", [0, 3], [])})
     config = folder / "c.yml"
-    config.write_text(f"merge_method: linear\nmodels:\n- model: {folder}/a.safetensors\n"
-                      f"- model: {folder}/b.safetensors\nparameters: {{weight: 1}}\ndtype: float32\n")
+    config.write_text(f"merge_method: linear\nmodels:\n- model: {folder}/a\n"
+                      f"- model: {folder}/b\nparameters: {{weight: 1}}\ndtype: float32\n")
     one(config, folder / "single")
     for k in range(2):
         run_part(config, folder / "out", k, 2)
@@ -204,11 +208,36 @@ def test_another_number_of_parts(folder):
 def test_another_merge(folder):
     models, out = checkpoints(SMALL, "small"), folder / "out"
     run_part(recipe("linear", models), out, 0, 2)
-    contains(run_part(recipe("ties", models), out, 1, 2, code=73), "unfinished merge of another recipe")
-    contains(run_part(recipe("linear", models), out, 1, 2, "--out-shard-size", "9000000", code=73), "another recipe")
+    for method, options, what in (("ties", [], "its config and its inputs"), ("linear", ["--out-shard-size", "9000000"], "its options"),
+                                  ("ties", ["--seed", "7"], "its config, its inputs and its options")):
+        text = run_part(recipe(method, models), out, 1, 2, *options, code=73)
+        contains(text, f"an unfinished merge that differs from this one in {what}", "run all parts anew")
+        check("--restart" not in text, "--restart is nothing for parts:", text)
+    contains(one(recipe("ties", models), out, code=73), "differs from this one in its config",
+             "add --restart")
     run_part(recipe("linear", models), out, 1, 2)
     finish(out)
     same(out, "linear", models)
+
+
+def test_finish_after_a_change(folder):
+    models, out, config = folder / "models", folder / "out", folder / "c.yml"
+    shutil.copytree(checkpoints(SMALL, "small"), models)
+    text = recipe("linear", checkpoints(SMALL, "small")).read_text().replace(str(TOP / "small"), str(models))
+    config.write_text(text)
+    all_well(end_all([part(config, out, k, 2) for k in range(2)]))
+    config.write_text(text.replace("0.6", "0.7"))
+    said = finish(out, code=73)
+    contains(said, "differs from this one in its config", "put back what the parts were merged with")
+    check("--restart" not in said, "finish has no --restart:", said)
+    config.write_text(text)
+    shard = models / "ft1" / "model.safetensors"
+    times = shard.stat()
+    os.utime(shard)
+    contains(finish(out, code=73), "differs from this one in its inputs;")
+    os.utime(shard, ns=(times.st_atime_ns, times.st_mtime_ns))
+    finish(out)
+    equal(digest(out)["model.safetensors"], expected("linear", checkpoints(SMALL, "small"))["model.safetensors"])
 
 
 def test_several_shards(folder):

@@ -12,7 +12,11 @@
 
 #include <cmocka.h>
 
-static const struct hash128 plan_a = {1, 2}, plan_b = {1, 3};
+#define OWNER(low, high, ...)                                                                                          \
+    {                                                                                                                  \
+        {low, high}, {__VA_ARGS__}, {"version", "config", "inputs", "options"}, "add --restart"                        \
+    }
+static const struct journal_owner plan_a = OWNER(1, 2, 11, 12, 13, 14), plan_b = OWNER(1, 3, 11, 12, 13, 14);
 
 static void write_three(const char *dir)
 {
@@ -20,7 +24,7 @@ static void write_three(const char *dir)
     struct journal j;
     size_t n;
 
-    assert_int_equal(journal_open(&j, dir, JOURNAL_NAME, plan_a, false, &records, &n, NULL), WM_OK);
+    assert_int_equal(journal_open(&j, dir, JOURNAL_NAME, &plan_a, false, &records, &n, NULL), WM_OK);
     assert_int_equal(n, 0);
     free(records);
     for (uint64_t i = 0; i < 3; i++) {
@@ -30,14 +34,14 @@ static void write_three(const char *dir)
     journal_close(&j);
 }
 
-static size_t reopen(const char *dir, struct hash128 plan, bool restart, enum wm_status expected)
+static size_t reopen(const char *dir, struct journal_owner plan, bool restart, enum wm_status expected)
 {
     struct wm_error err = WM_ERROR_INIT;
     struct journal_record *records;
     struct journal j;
     size_t n;
 
-    assert_int_equal(journal_open(&j, dir, JOURNAL_NAME, plan, restart, &records, &n, &err), expected);
+    assert_int_equal(journal_open(&j, dir, JOURNAL_NAME, &plan, restart, &records, &n, &err), expected);
     if (expected != WM_OK) {
         assert_non_null(strstr(err.message, "--restart"));
         return 0;
@@ -107,12 +111,40 @@ static void another_plan_is_refused_unless_restarted(void **state)
     file_remove_flat_dir(dir, NULL);
 }
 
+static void a_refusal_says_what_differs_and_what_to_do(void **state)
+{
+    static const struct {
+        struct journal_owner owner;
+        const char *says, *says_not;
+    } cases[] = {
+        {OWNER(9, 9, 11, 99, 13, 14), "differs from this one in its config; add --restart", "inputs"},
+        {OWNER(9, 9, 99, 12, 13, 99), "in its version and its options; ", "config"},
+        {OWNER(9, 9, 99, 99, 99, 99), "in its version, its config, its inputs and its options; ", "another"},
+        {OWNER(9, 9, 11, 12, 13, 14), "of another recipe, of other inputs, or by another version; ", "differs"},
+    };
+    char dir[] = "/tmp/wm-journal-XXXXXX";
+
+    (void)state;
+    assert_non_null(mkdtemp(dir));
+    write_three(dir);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct wm_error err = WM_ERROR_INIT;
+        struct journal_record *records = NULL;
+        size_t n = 0;
+        assert_int_equal(journal_read_others(dir, "", &cases[i].owner, &records, &n, &err), WM_CANT_CREATE);
+        assert_non_null(strstr(err.message, cases[i].says));
+        assert_null(strstr(err.message, cases[i].says_not));
+    }
+    file_remove_flat_dir(dir, NULL);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(records_survive_and_torn_tails_do_not),
         cmocka_unit_test(a_flipped_byte_ends_the_journal_there),
         cmocka_unit_test(another_plan_is_refused_unless_restarted),
+        cmocka_unit_test(a_refusal_says_what_differs_and_what_to_do),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
