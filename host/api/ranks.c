@@ -83,6 +83,11 @@ enum wm_status wm_merge_open_parts(struct wm_merge **out, const char *out_path, 
     options.size = sizeof options;
     if (!out_path || !*out_path)
         return error_set(err, WM_USAGE, "the output path is empty; give the directory that the parts were merged into");
+    if (options.n_ranks > 1)
+        return error_set(err, WM_USAGE,
+                         "finish is one process, and a launcher has started %d: start it once, or add "
+                         "--ranks none",
+                         options.n_ranks);
     partial = output_partial_path(out_path);
     if (!partial) {
         st = error_no_memory(err, "finishing the parts");

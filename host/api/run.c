@@ -378,6 +378,19 @@ out:
     return st;
 }
 
+static void end(struct runner *r, enum wm_status st, const struct wm_error *err)
+{
+    r->merge->comm = NULL;
+    if (r->comm) {
+        if (st != WM_OK)
+            r->comm->ops->abort(r->comm, err);
+        r->comm->ops->close(r->comm);
+    }
+    output_release(&r->output);
+    plan_partition_free(r->partition);
+    free(r->sha256);
+}
+
 enum wm_status wm_merge_run(struct wm_merge *merge, struct wm_error *err)
 {
     struct runner r = {.merge = merge, .output = {NULL, NULL, -1, -1, false, false}};
@@ -405,26 +418,16 @@ enum wm_status wm_merge_run(struct wm_merge *merge, struct wm_error *err)
     merge->result.seconds = file_now_seconds() - r.began;
     merge->done = true;
 out:
-    merge->comm = NULL;
-    if (r.comm) {
-        if (st != WM_OK)
-            r.comm->ops->abort(r.comm, err);
-        r.comm->ops->close(r.comm);
-    }
-    output_release(&r.output);
-    plan_partition_free(r.partition);
-    free(r.sha256);
+    end(&r, st, err);
     return st;
 }
 
 /* The first phase of wm_merge_run alone. The partial directory with its result stays for the merge. */
 enum wm_status wm_merge_stats(struct wm_merge *merge, int as_json, char **text, struct wm_error *err)
 {
-    enum wm_status st;
-    struct problems problems;
-    struct output output = {NULL, NULL, -1, -1, false, false};
+    enum wm_status st = WM_OK;
+    struct runner r = {.merge = merge, .output = {NULL, NULL, -1, -1, false, false}};
     struct engine_result found;
-    struct wm_options options;
     struct text out;
 
     *text = NULL;
@@ -432,15 +435,13 @@ enum wm_status wm_merge_stats(struct wm_merge *merge, int as_json, char **text, 
         return error_set(err, WM_USAGE, "there is no plan with an output directory; call wm_merge_plan first");
     text_init(&out, TEXT_MAX_BYTES);
     memset(&found, 0, sizeof found);
-    options = merge->options;
-    options.on_progress = on_progress;
-    options.user = merge;
+    r.options = merge->options;
+    r.options.on_progress = on_progress;
+    r.options.user = merge;
     merge->rates = (struct progress_rates){0};
     if (merge->plan->n_survey_passes && !merge->complete) {
-        merge_begin_phase(merge, &problems);
-        st = output_open(&output, merge->out_path, merge->plan, &merge->options, OUTPUT_ALONE, 0, &problems, err);
-        TRY(merge_end_phase(&problems, st, err));
-        TRY(engine_survey(merge->plan, &output, &options, &merge->cancel, &found, err));
+        TRY(begin(&r, err));
+        TRY(engine_survey(merge->plan, &r.output, &r.options, r.comm ? &r.team : NULL, &merge->cancel, &found, err));
         pass_notice_on(merge, &found);
     }
     if (merge->complete)
@@ -450,6 +451,6 @@ enum wm_status wm_merge_stats(struct wm_merge *merge, int as_json, char **text, 
     *text = text_take(&out);
     st = *text ? WM_OK : error_no_memory(err, "summing up");
 out:
-    output_release(&output);
+    end(&r, st, err);
     return st;
 }

@@ -268,6 +268,7 @@ static bool set_safe_serialization(struct cli_command *c, const char *value, cha
 
 #define MERGING  (VERB_BIT(VERB_MERGE) | VERB_BIT(VERB_PLAN) | VERB_BIT(VERB_STATS))
 #define RUNNING  (MERGING | VERB_BIT(VERB_FINISH))
+#define RANKED   (VERB_BIT(VERB_MERGE) | VERB_BIT(VERB_STATS))
 #define WATCHED  (VERB_BIT(VERB_MERGE) | VERB_BIT(VERB_STATS) | VERB_BIT(VERB_FINISH))
 #define ANY      (VERB_BIT(N_VERBS) - 1)
 #define PRINTING (ANY & ~VERB_BIT(VERB_HELP) & ~VERB_BIT(VERB_COMPLETION))
@@ -319,13 +320,13 @@ const struct cli_option cli_options[] = {
      "memory budget on each GPU (default: nine tenths of what is free)", set_device_memory},
     {"verify-sample", 0, KIND_VALUE, "PERCENT", NULL, GROUP_RESOURCES, MERGING,
      "GPU tiles that the CPU recomputes and compares (default 0.1)", set_verify_sample},
-    {"ranks", 0, KIND_VALUE, "N", NULL, GROUP_CLUSTER, VERB_BIT(VERB_MERGE) | VERB_BIT(VERB_PLAN),
+    {"ranks", 0, KIND_VALUE, "N", NULL, GROUP_CLUSTER, RUNNING,
      "processes that merge together (default: the launcher's; or none)", set_ranks},
-    {"rank", 0, KIND_VALUE, "K", NULL, GROUP_CLUSTER, VERB_BIT(VERB_MERGE),
+    {"rank", 0, KIND_VALUE, "K", NULL, GROUP_CLUSTER, RANKED,
      "which of them this is, from 0 (default: what the launcher says)", set_rank},
-    {"job", 0, KIND_VALUE, "ID", NULL, GROUP_CLUSTER, VERB_BIT(VERB_MERGE),
+    {"job", 0, KIND_VALUE, "ID", NULL, GROUP_CLUSTER, RANKED,
      "a name that is the same on all ranks of one run (default: the launcher's)", set_job},
-    {"deadline", 0, KIND_VALUE, "SECONDS", NULL, GROUP_CLUSTER, VERB_BIT(VERB_MERGE),
+    {"deadline", 0, KIND_VALUE, "SECONDS", NULL, GROUP_CLUSTER, RANKED,
      "a rank without a sign of life for so long is lost (default 60)", set_deadline},
     {"part", 0, KIND_VALUE, "K/N", NULL, GROUP_CLUSTER, VERB_BIT(VERB_MERGE),
      "merge the K-th of N parts (from 0), alone; see warpmerge finish", set_part},

@@ -14,7 +14,7 @@
 /* The verb finds out which rank it is after the session began. For `plan` ranks are a question, not a state. */
 static void know_self(struct session *s)
 {
-    if (s->command->verb != VERB_MERGE)
+    if (s->command->verb != VERB_MERGE && s->command->verb != VERB_STATS)
         return;
     s->terminal.rank = s->options.rank;
     s->terminal.n_ranks = s->options.n_ranks;

@@ -82,7 +82,8 @@ int verb_finish(const struct cli_command *command)
     struct session s;
 
     session_init(&s, command);
-    if (wm_merge_open_parts(&merge, out, &s.options, &err) != WM_OK)
+    if (wm_options_find_ranks(&s.options, NULL, command->ranks, NULL, &err) != WM_OK ||
+        wm_merge_open_parts(&merge, out, &s.options, &err) != WM_OK)
         return session_fail(&s, &err);
     return run(&s, merge, out);
 }

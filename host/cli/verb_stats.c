@@ -14,7 +14,8 @@ int verb_stats(const struct cli_command *command)
     int code;
 
     session_init(&s, command);
-    if (wm_merge_open(&merge, command->operands[0], &s.options, &err) != WM_OK ||
+    if (wm_options_find_ranks(&s.options, command->rank, command->ranks, command->job, &err) != WM_OK ||
+        wm_merge_open(&merge, command->operands[0], &s.options, &err) != WM_OK ||
         wm_merge_plan(merge, command->operands[1], &err) != WM_OK) {
         code = session_fail(&s, &err);
         goto out;
@@ -26,7 +27,10 @@ int verb_stats(const struct cli_command *command)
         code = status == WM_CANCELLED ? session_fail_with(&s, &err, interrupt_exit_code()) : session_fail(&s, &err);
         goto out;
     }
-    session_print(&s, text);
+    if (s.options.rank > 0)
+        wm_text_free(text); /* rank 0 speaks for all */
+    else
+        session_print(&s, text);
     code = session_end(&s);
 out:
     interrupt_end();

@@ -255,19 +255,26 @@ static enum wm_status survey(struct run *run, struct engine_result *result, stru
 }
 
 enum wm_status engine_survey(const struct plan *plan, const struct output *output, const struct wm_options *options,
-                             const volatile int *cancel, struct engine_result *result, struct wm_error *err)
+                             const struct engine_team *team, const volatile int *cancel, struct engine_result *result,
+                             struct wm_error *err)
 {
-    struct run run = {.plan = plan, .output = output, .options = options, .cancel = cancel};
+    struct run run = {.plan = plan, .output = output, .options = options, .team = team, .cancel = cancel};
     enum wm_status st = WM_OK;
 
     run.start = file_now_seconds();
     memset(result, 0, sizeof *result);
     raise_descriptor_limit();
+    if (is_team(&run))
+        TRY(team_agree(team, plan, err));
     if (plan->n_survey_passes) {
         TRY(backends_open(plan, options, &run.backends, err));
         TRY(survey(&run, result, err));
     }
+    if (is_team(&run)) /* nobody ends before the file is there */
+        TRY(team_reduce(team->comm, &result->bytes_read, 1, err));
 out:
+    if (st != WM_OK && is_team(&run))
+        team->comm->ops->abort(team->comm, err);
     backends_close(&run.backends);
     result->seconds = file_now_seconds() - run.start;
     result->peak_rss_bytes = peak_rss();

@@ -90,9 +90,10 @@ enum wm_status engine_run(const struct plan *plan, const struct output *output, 
 /* What a process of a merge reads in all, survey and repeated reading included. */
 uint64_t engine_bytes_to_read(const struct plan *plan, const struct engine_team *team);
 /* The survey alone, of a plan that has one: leaves its file in output->partial_path, where engine_run finds it. Nothing to
- * do for other plans. */
+ * do for other plans. team (NULL: alone): ranks each count their share; when the call returns the file is there. */
 enum wm_status engine_survey(const struct plan *plan, const struct output *output, const struct wm_options *options,
-                             const volatile int *cancel, struct engine_result *result, struct wm_error *err);
+                             const struct engine_team *team, const volatile int *cancel, struct engine_result *result,
+                             struct wm_error *err);
 void engine_result_release(struct engine_result *result);
 
 #endif

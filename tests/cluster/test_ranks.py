@@ -5,6 +5,7 @@ Every method class with 1, 2, 4 and 8 ranks; the variables of launchers; a rank 
 comes, or wants something else than the others; two jobs on one output. mpirun is used where there is one.
 """
 
+import json
 import os
 import random
 import shutil
@@ -133,6 +134,51 @@ def test_mpirun(folder):
                               text=True, preexec_fn=die_with_parent)
         equal(done.returncode, 0, f"mpirun -n {n}:\n{done.stderr}\n")
         same(out, "ties_global", models, f"mpirun -n {n}")
+
+
+def test_stats_of_ranks(folder):
+    """Ranks count their shares of the whole model together: the file of a single process, and the merge takes it."""
+    models = checkpoints(SMALL, "small")
+    config, files, n_read = recipe("ties_global", models), [], []
+    for n in (1, 3):
+        out = folder / f"out{n}"
+        others = [start("stats", config, out, "--ranks", n, "--rank", r) for r in range(1, n)]
+        first = subprocess.run([PROGRAM, "stats", config, out, "--ranks", str(n), "--rank", "0", "--json"],
+                               capture_output=True, text=True, timeout=PATIENCE)
+        equal(first.returncode, 0, first.stderr)
+        all_well(end_all(others))
+        n_read.append(json.loads(first.stdout)["bytes_read"])
+        check(not meeting_of(out).exists(), "the ranks' meeting place is left behind")
+        files.append((partial_of(out) / "statistics.warpmerge.json").read_bytes())
+        all_well(end_all([start("merge", config, out, "--quiet", "--part", f"{k}/2") for k in range(2)]))
+        all_well([end(start("finish", out, "--quiet"))])
+        same(out, "ties_global", models, f"stats with {n} ranks, parts, finish")
+    equal(files[0], files[1], "statistics of one process and of three ranks differ")
+    equal(n_read[0], n_read[1], "rank 0 speaks for all")
+
+
+def test_stats_with_a_rank_that_is_lost(folder):
+    out, config = folder / "out", recipe("ties_global", checkpoints(LARGE, "large"))
+    ranks = [start("stats", config, out, "--ranks", 2, "--rank", r, "--deadline", "1", *SLOW) for r in range(2)]
+    wait_for(lambda: list(meeting_of(out).glob("*.go.*")), "the ranks to meet")
+    ranks[1].kill()
+    (code, text), (killed, _) = end_all(ranks, 60)
+    equal((code, killed), (75, 137), text)
+    contains(text, "rank 1 ")
+    all_well(end_all([start("stats", config, out, "--ranks", 2, "--rank", r) for r in range(2)]))
+
+
+def test_finish_is_one_process(folder):
+    models, out = checkpoints(SMALL, "small"), folder / "out"
+    config = recipe("linear", models)
+    all_well(end_all([start("merge", config, out, "--quiet", "--part", f"{k}/2") for k in range(2)]))
+    for code, text in end_all([start("finish", out, env={k: str(v) for k, v in open_mpi(r, 2).items()})
+                               for r in range(2)]):
+        equal(code, 2, text)
+        contains(text, "finish is one process", "2", "start it once, or add --ranks none")
+    code, text = end(start("finish", out, "--ranks", "none", env={k: str(v) for k, v in open_mpi(0, 2).items()}))
+    equal(code, 0, text)
+    same(out, "linear", models)
 
 
 # ---- killed and resumed ----------------------------------------------------------------------------------------------
