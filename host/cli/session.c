@@ -49,7 +49,7 @@ static void on_stuck(void *user, const struct wm_error *why)
     know_self(s);
     terminal_fail(&s->terminal, why);
     if (s->terminal.json_lines)
-        event_end(&s->terminal, code, why->message, NULL, s->progress.rates);
+        event_end(&s->terminal, code, why->message, NULL);
     fflush(stderr);
     _exit(code);
 }
