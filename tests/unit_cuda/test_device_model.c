@@ -13,7 +13,7 @@ enum { CHUNK = TILE_CHUNK_ELEMS, MAX_TENSORS = 6, MAX_MODELS = METHOD_MAX_MODELS
 struct tensor {
     struct merge_op op;
     struct merge_tile host, device; /* all of it */
-    void *allocations[TILE_MAX_INPUTS];
+    void *owned[TILE_MAX_INPUTS], *allocations[TILE_MAX_INPUTS];
 };
 
 struct model_case {
@@ -47,11 +47,12 @@ static void make_tensor(const struct model_case *c, int t, struct tensor *x)
         fail_msg("%s", message);
     assert_true(x->op.model_statistics);
     x->host.n_elems = n;
-    x->host.in[0] = new_weights(n, types->base, 1 + (uint64_t)t);
+    x->host.in[0] = x->owned[0] = new_weights(n, types->base, 1 + (uint64_t)t);
     x->host.in_dtype[0] = types->base;
     for (int m = 0; m < c->n_models; m++) {
         x->host.in_dtype[m + 1] = types->models[m % 3];
-        x->host.in[m + 1] = new_model(c->pattern, x->host.in[0], types->base, n, types->models[m % 3], m);
+        x->host.in[m + 1] = x->owned[m + 1] =
+            new_model(c->pattern, x->host.in[0], types->base, n, types->models[m % 3], m);
         if (c->first_index)
             x->op.models[m].index = c->first_index - m;
     }
@@ -68,7 +69,7 @@ static void free_tensor(struct tensor *x)
 {
     for (int i = 0; i < merge_op_n_inputs(&x->op); i++) {
         CHECK_CUDA(cudaFree(x->allocations[i]));
-        free((void *)(uintptr_t)x->host.in[i]);
+        free(x->owned[i]);
     }
 }
 
@@ -202,25 +203,20 @@ static void check(const struct model_case *c)
 /* ---- tests -------------------------------------------------------------------------------------------------- */
 
 static const size_t misaligns[] = {0, 1, 2, 4, 8};
-#define TWO_OPPOSED                                                                                                    \
-    {                                                                                                                  \
-        GLOBAL("density", 0.3), {"weight", 1.0, 0},                                                                    \
-        {                                                                                                              \
-            "weight", -1.0, 1                                                                                          \
-        }                                                                                                              \
-    }
-#define FOUR_KINDS                                                                                                     \
-    {                                                                                                                  \
-        GLOBAL("density", 0.4), {"density", 1.0, 0}, {"density", 0.0, 2}, {"weight", -0.7, 1},                         \
-        {                                                                                                              \
-            "weight", 0.3, 3                                                                                           \
-        }                                                                                                              \
-    }
-
+/* One model; two that cancel where they agree; every kind of trimming, rescaled; many. */
 static const struct {
     int n_models;
     struct setting settings[6];
-} operations[] = {{1, {GLOBAL("density", 0.5)}}, {2, TWO_OPPOSED}, {4, FOUR_KINDS}, {9, {GLOBAL("density", 0.2)}}};
+} operations[] = {{1, {{"density", 0.5, -1}}},
+                  {2, {{"density", 0.3, -1}, {"weight", 1.0, 0}, {"weight", -1.0, 1}}},
+                  {4,
+                   {{"density", 0.4, -1},
+                    {"density", 1.0, 0},
+                    {"density", 0.0, 2},
+                    {"weight", -0.7, 1},
+                    {"weight", 0.3, 3},
+                    {"rescale", RESCALE_INV_DENSITY, -1}}},
+                  {9, {{"density", 0.2, -1}}}};
 enum { N_OPERATIONS = sizeof operations / sizeof operations[0] };
 
 /* One tensor of every size around groups of eight, warps, chunks and tiles; types, alignments and data in turn. */
