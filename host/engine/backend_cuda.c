@@ -46,10 +46,13 @@ static uint64_t round_up(uint64_t n, uint64_t align)
 static void *cuda_alloc(struct backend *b, size_t n_bytes)
 {
     void *memory = NULL;
+    cudaError_t code = b->lost ? cudaSuccess : cudaSetDevice(((struct cuda_backend *)b)->options.device);
 
-    if (cudaSetDevice(((struct cuda_backend *)b)->options.device) != cudaSuccess)
-        return NULL;
-    return cudaHostAlloc(&memory, n_bytes, cudaHostAllocPortable) == cudaSuccess ? memory : NULL;
+    if (!b->lost && code == cudaSuccess)
+        code = cudaHostAlloc(&memory, n_bytes, cudaHostAllocPortable);
+    if (code != cudaSuccess && code != cudaErrorMemoryAllocation)
+        (void)backend_cuda_lose(b, code, "pinning memory", NULL);
+    return memory;
 }
 
 static void cuda_free(struct backend *b, void *memory, size_t n_bytes)

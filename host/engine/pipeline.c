@@ -204,6 +204,8 @@ enum wm_status pipeline_run(const struct pipeline_args *args, struct pipeline_to
     pthread_cond_init(&p.can_write, NULL);
     if (threads && allocate(&p))
         run_threads(&p, threads);
+    else if (args->backends[0]->lost) /* now, or in a pipeline of this run before */
+        error_set(&p.error, WM_TEMPORARY, "%s; run the same command again, it continues", args->backends[0]->message);
     else
         error_no_memory(&p.error, "allocating the ring of tiles");
     *totals = (struct pipeline_totals){.bytes_read = p.bytes_read,
