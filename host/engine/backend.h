@@ -23,8 +23,7 @@ struct backend {
     int depth; /* tiles that one thread may have submitted and not yet awaited, at most BACKEND_MAX_DEPTH. With more than
                   one there is one thread, and a pass sees a tensor's tiles in the order in which they are submitted */
     size_t group_members; /* small tensors that run_group wants at once, at most BACKEND_GROUP_MEMBERS */
-    bool
-        lost; /* the device failed for good (set by its own thread, or by alloc); nothing computed on it counts any more */
+    bool lost;         /* the device failed for good (seen by its thread or by alloc); nothing computed on it counts */
     char message[512]; /* ... and how: a sentence without its end */
 };
 
