@@ -14,9 +14,10 @@ set(CLUSTER_SOURCES host/cluster/comm_common.c host/cluster/comm_files.c host/cl
   host/cluster/comm_threads.c host/cluster/mailbox.c host/cluster/mpi_id.c host/cluster/ranks.c host/cluster/roster.c
   host/cluster/roster_guard.c host/cluster/roster_join.c host/cluster/roster_notes.c)
 set(ENGINE_SOURCES host/engine/backend_cpu.c host/engine/backends.c host/engine/compute.c host/engine/engine.c
-  host/engine/group.c host/engine/journal.c host/engine/output.c host/engine/parts.c host/engine/pipeline.c
-  host/engine/progress_rates.c host/engine/rank_progress.c host/engine/reader.c host/engine/resume.c host/engine/run_job.c
-  host/engine/schedule.c host/engine/survey.c host/engine/survey_count.c host/engine/survey_drive.c
+  host/engine/fence.c host/engine/group.c host/engine/journal.c host/engine/output.c host/engine/parts.c
+  host/engine/pipeline.c host/engine/progress_rates.c host/engine/rank_progress.c host/engine/reader.c
+  host/engine/resume.c host/engine/run_job.c host/engine/schedule.c host/engine/survey.c host/engine/survey_count.c
+  host/engine/survey_drive.c
   host/engine/survey_file.c host/engine/team.c host/engine/writer.c)
 set(REPORT_SOURCES host/report/card.c host/report/complete.c host/report/config_patch.c host/report/describe.c
   host/report/describe_ranks.c

@@ -5,6 +5,7 @@
  * follows from a finished tile, and going on without a GPU that was lost. What it must not know: how a backend computes,
  * and which tile comes next (schedule.c).
  */
+#include "engine/fence.h"
 #include "engine/group.h"
 #include "engine/stages.h"
 
@@ -100,6 +101,21 @@ static void deliver(struct compute *c, struct flight *f)
         schedule_push_write(p, &write);
 }
 
+/* Of several ranks, one that is given up may have a guess on its way to the file server. Threads that come here before the
+ * first one is through do the same: none writes before a mark of its own, or an earlier one, is safe. */
+static bool mark_guesses(struct pipeline *p, struct flight *f)
+{
+    enum wm_status st = fence_mark(p->args->journal, f->job->index, &f->err);
+
+    if (st == WM_OK) {
+        pthread_mutex_unlock(&p->lock);
+        st = fence_sync_mark(p->args->journal, &f->err);
+        pthread_mutex_lock(&p->lock);
+    }
+    f->job->guess_is_marked = f->job->guess_is_marked || st == WM_OK;
+    return st == WM_OK;
+}
+
 /* The same for a tile that was computed with a guess. One with values that are not finite is left to the element-wise pass,
  * which counts them and judges. */
 static void deliver_guess(struct compute *c, struct flight *f)
@@ -112,6 +128,10 @@ static void deliver_guess(struct compute *c, struct flight *f)
     for (int s = 0; s < job->plan_job->n_sources; s++)
         n_bad += f->task.report.n_bad_in[s];
     if (n_bad) {
+        schedule_release_out_slot(p, f->out_slot);
+        return;
+    }
+    if (p->args->interrupted && !job->guess_is_marked && !mark_guesses(p, f)) {
         schedule_release_out_slot(p, f->out_slot);
         return;
     }

@@ -9,6 +9,7 @@
 
 #include "base/text.h"
 #include "engine/backends.h"
+#include "engine/fence.h"
 #include "engine/journal.h"
 #include "engine/parts.h"
 #include "engine/pipeline.h"
@@ -358,6 +359,8 @@ static enum wm_status open_output(struct run *run, struct wm_error *err)
     /* Whatever else lies there is of no use and must not reach the result. Parts come in any order: they keep it. */
     if (!run->n_records && (is_role(run, OUTPUT_ALONE)))
         TRY(file_empty_dir(dir, kept, err));
+    if (is_role(run, OUTPUT_ALONE))
+        TRY(fence_raise(run->plan, dir, run->records, run->n_records, run->cancel, err));
     TRY(open_shards(run->plan, dir, direct, run->fds, run->direct_fds, err));
     if (is_team(run) && !is_role(run, OUTPUT_RANK))
         TRY(barrier(run, err));

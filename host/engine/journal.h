@@ -23,7 +23,7 @@
 #define JOURNAL_NAME "journal.warpmerge"
 
 struct journal_record {
-    uint64_t job, first_elem, n_elems;
+    uint64_t job, first_elem, n_elems; /* no elements: a mark, see fence.h */
     struct hash128 hash; /* hash_tree over the digests of the range's pieces */
 };
 

@@ -84,7 +84,7 @@ static bool range_is_intact(const struct plan *plan, const struct plan_job *job,
     return hash128_equal(hash_tree(digests, n_pieces), record->hash);
 }
 
-static bool record_is_sane(const struct plan *plan, const struct journal_record *record)
+bool resume_record_is_sane(const struct plan *plan, const struct journal_record *record)
 {
     const struct plan_job *job;
 
@@ -204,7 +204,7 @@ enum wm_status resume_load(struct resume *resume, const struct plan *plan, const
         goto out;
     }
     for (size_t i = 0; i < n_records; i++)
-        if (record_is_sane(plan, &records[i]))
+        if (resume_record_is_sane(plan, &records[i]))
             sorted[l.n_records++] = records[i];
     qsort(sorted, l.n_records, sizeof *sorted, by_job);
     l.records = sorted;

@@ -23,6 +23,8 @@ struct resume {
     uint64_t n_bytes, n_jobs_done;
 };
 
+/* Does the record name a range of this plan? */
+bool resume_record_is_sane(const struct plan *plan, const struct journal_record *record);
 /* `shard_fds` are open for reading. Wrong or unreadable ranges are left to be computed again. n_threads read at once. */
 enum wm_status resume_load(struct resume *resume, const struct plan *plan, const int *shard_fds,
                            const struct journal_record *records, size_t n_records, struct hash128 *job_hashes,

@@ -58,6 +58,7 @@ struct run_job {
     void *tensor;                  /* the owner's state of it                                 */
     unsigned char *tile_written;   /* [n_tiles]                                               */
     unsigned char *tile_guessed;   /* [n_tiles] written by a guess that may not stand         */
+    bool guess_is_marked;          /* in the journal                                          */
     unsigned n_reading, n_writing; /* tiles that readers and writers are at                   */
     bool restarting;               /* its device was lost: waits for those to be 0            */
 
