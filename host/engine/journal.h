@@ -24,7 +24,7 @@
 
 struct journal_record {
     uint64_t job, first_elem, n_elems; /* no elements: a mark, see fence.h */
-    struct hash128 hash; /* hash_tree over the digests of the range's pieces */
+    struct hash128 hash;               /* hash_tree over the digests of the range's pieces */
 };
 
 /* Whose journal it is. The fingerprint decides; of another's the traits say in what it differs, `remedy` what to do. */
