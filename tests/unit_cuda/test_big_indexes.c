@@ -411,7 +411,7 @@ static void tie_indexes(void **state)
                                             {ELEMS_2_32 - 1, ELEMS_2_32},
                                             {ELEMS_2_32 - 2, ELEMS_2_32 + 9},
                                             {ELEMS_2_31 + CHUNK - 1, 2 * ELEMS_2_32 + 5}};
-    const struct windows w = windows_of(2 * ELEMS_2_32 + 3 * (uint64_t)CHUNK + 77, 2 * (uint64_t)CHUNK * TILE_CHUNKS);
+    const struct windows w = windows_of(2 * ELEMS_2_32 + (uint64_t)CHUNK + 77, 2 * (uint64_t)CHUNK * TILE_CHUNKS);
 
     (void)state;
     for (size_t t = 0; t < N_TYPE_CHOICES; t++)
