@@ -2,7 +2,8 @@
 
 What lives here: what job scripts can see of Slurm: which options exist (an unknown one is an error), how a script is
 run (a copy in a spool folder, from the submitting folder), the variables of batch shells and steps, the codes that
-srun returns, who is sent which signal, requeueing, arrays, afterok. Jobs run one after the other, within sbatch.
+srun returns, who is sent which signal, requeueing, arrays, afterok; and which paths a container of pyxis or apptainer
+would not see. Jobs run one after the other, within sbatch.
 Sources: the manual pages of Slurm 24.05. What it must not know: warpmerge.
 
 State is in $FAKE_SLURM: one folder a job, `next_id`, and `log` with one JSON line an event. The file `limit` may hold a
@@ -31,9 +32,10 @@ COMMON = {"nodes": "SLURM_JOB_NUM_NODES", "ntasks": "SLURM_NTASKS", "ntasks-per-
           "gpus-per-task": "SLURM_GPUS_PER_TASK", "mem": None, "time": None, "job-name": "SLURM_JOB_NAME"}
 SBATCH = {**COMMON, "signal": None, "output": None, "open-mode": None, "array": None, "dependency": None,
           "kill-on-invalid-dep": None, "partition": None, "account": None, "container-image": None,
-          "container-mounts": None}
+          "container-mounts": None, "container-workdir": None}
 SBATCH_FLAGS = {"exclusive", "requeue", "no-requeue", "parsable"}
-SRUN = {**COMMON, "kill-on-bad-exit": None, "wait": None, "container-image": None, "container-mounts": None}
+SRUN = {**COMMON, "kill-on-bad-exit": None, "wait": None, "container-image": None, "container-mounts": None,
+        "container-workdir": None}
 SRUN_FLAGS = {"no-container-entrypoint", "no-container-mount-home", "container-readonly", "exclusive"}
 
 # What values look like, as far as a typo would show.
@@ -203,6 +205,43 @@ def sbatch(words):
     return 0
 
 
+# ---- containers ------------------------------------------------------------------------------------------------------
+
+def check_container(mounts, workdir, command):
+    """The folder to start in, arguments that are paths, and the hub's cache must be mounted."""
+    folders = []
+    for mount in (mounts or "").split(","):
+        source, _, target = mount.partition(":")
+        if not Path(source).is_dir() or not target.startswith("/"):
+            fail(f"cannot mount '{mount}'")
+        folders.append(Path(target).resolve())
+
+    def seen(path):
+        return any(path.resolve().is_relative_to(f) for f in folders)
+
+    if not workdir:
+        fail("the container starts in its own folder, where the job's paths lead nowhere (no working directory)")
+    for path in [Path(workdir), *(Path(workdir) / w for w in command[1:] if "/" in w or (Path(workdir) / w).exists()),
+                 Path(os.environ.get("HF_HUB_CACHE", "/the/image's/own"))]:
+        if not re.fullmatch(r"\d+/\d+", path.name) and not re.fullmatch(r"\d+", path.name) and not seen(path):
+            fail(f"{path} is not mounted")
+
+
+def apptainer(words):
+    """exec OPTIONS IMAGE COMMAND..."""
+    verb, *words = words
+    options = {"nv": False, "bind": None, "pwd": None}
+    while words and words[0].startswith("--"):
+        name = words.pop(0).removeprefix("--")
+        if name not in options:
+            fail(f"unknown flag: --{name}")
+        options[name] = True if name == "nv" else words.pop(0)
+    if verb != "exec" or not words or not words[0].endswith(".sif"):
+        fail("no image")
+    check_container(options["bind"], options["pwd"], words[1:])
+    os.execvp(words[1], words[1:])
+
+
 # ---- srun ------------------------------------------------------------------------------------------------------------
 
 def srun(words):
@@ -215,6 +254,8 @@ def srun(words):
     # A count on the command line replaces the job's; otherwise the job's number of tasks is used.
     merged = {**inherited, **options}
     nodes, tasks, per_node = shape(merged)
+    if "container-image" in options:
+        check_container(options.get("container-mounts"), options.get("container-workdir"), command)
     folder = STATE / f"job{job}"
     step = len(list(folder.glob("step*")))
     (folder / f"step{step}").touch()
@@ -285,8 +326,8 @@ def events():
 
 
 def install(folder):
-    """Puts the four commands into `folder`."""
-    for name in ("sbatch", "srun", "scontrol", "scancel"):
+    """Puts the commands into `folder`."""
+    for name in ("sbatch", "srun", "scontrol", "scancel", "apptainer"):
         program = Path(folder) / name
         words = shlex.join([sys.executable, str(Path(__file__).resolve()), name])
         program.write_text(f'#!/bin/sh\nexec {words} "$@"\n', encoding="utf-8")
@@ -304,5 +345,6 @@ def wait_for(condition, seconds=30):
 
 
 if __name__ == "__main__":
-    verb = {"sbatch": sbatch, "srun": srun, "scontrol": scontrol, "scancel": scancel}.get(sys.argv[1])
+    verb = {"sbatch": sbatch, "srun": srun, "scontrol": scontrol, "scancel": scancel,
+            "apptainer": apptainer}.get(sys.argv[1])
     sys.exit(verb(sys.argv[2:]))

@@ -18,7 +18,8 @@ def main():
         f.seek(0)
         n_before = len(f.readlines())
         slurm = {k: v for k, v in os.environ.items() if k.startswith("SLURM_")}
-        f.write(json.dumps({"arguments": sys.argv[1:], "slurm": slurm, "folder": os.getcwd()}) + "\n")
+        f.write(json.dumps({"arguments": sys.argv[1:], "slurm": slurm, "folder": os.getcwd(),
+                            "hub_cache": os.environ.get("HF_HUB_CACHE")}) + "\n")
     plan = os.environ.get("STUB", "0").split(",")
     todo = plan[min(n_before, len(plan) - 1)]
     if todo == "die":

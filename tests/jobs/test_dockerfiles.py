@@ -102,8 +102,8 @@ def final_problems(stage, own_base):
     if not entry or entry.words != ["warpmerge"]:
         problems.append('ENTRYPOINT is not ["warpmerge"]: behind a shell it would not be process 1')
     check = stage.last("HEALTHCHECK")
-    if not check or not check.text.endswith('["warpmerge", "env"]'):
-        problems.append("HEALTHCHECK is not warpmerge env")
+    if not check or not check.text.endswith("NONE"):
+        problems.append("HEALTHCHECK is not NONE: a job's health is its exit code")
     labels = {}
     for instruction in stage.all("LABEL"):
         labels.update(dockerfile.assignments(instruction.text, instruction.line))
@@ -184,7 +184,8 @@ def planted():
     plant("set-user-ID bits", "-perm /6000", "-perm /4000")
     plant("behind a shell", 'ENTRYPOINT ["warpmerge"]', "ENTRYPOINT warpmerge")
     plant("is not JSON", '["--help"]', "['--help']")
-    plant("HEALTHCHECK takes CMD", 'CMD ["warpmerge", "env"]', "warpmerge env")
+    plant("HEALTHCHECK takes CMD", "HEALTHCHECK NONE", "HEALTHCHECK CMD warpmerge env")
+    plant("HEALTHCHECK is not NONE", "HEALTHCHECK NONE", 'HEALTHCHECK CMD ["warpmerge", "env"]')
     plant("labels are", 'org.opencontainers.image.licenses="Apache-2.0" \\\n', "\\\n")
     plant("not true", "ARG VERSION=0.1.0", "ARG VERSION=0.0.9")
     plant("licences are not copied", "COPY --from=build /licences/ /usr/share/doc/warpmerge/\n", "")

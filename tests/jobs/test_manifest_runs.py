@@ -33,7 +33,8 @@ def manifest(name):
 
 
 def start(words, env, data):
-    """One container: $(NAME) is replaced as the kubelet does, /data is `data`."""
+    """One container: $(NAME) is replaced as the kubelet does, /data is `data`, and here are no GPUs."""
+    words = ["cpu" if before == "--device" else word for before, word in zip([None, *words], words)]
     words = [re.sub(r"\$\((\w+)\)", lambda m: env[m.group(1)], w).replace("/data/", f"{data}/") for w in words]
     bare = {"PATH": os.environ.get("PATH", ""), "HOME": "/nonexistent", "LC_ALL": "C.UTF-8", **env}
     return subprocess.Popen([PROGRAM, *words], cwd=data, env=bare, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
@@ -89,6 +90,25 @@ def test_parts_and_finish(folder):
     check_merged(data)
 
 
+def test_statistics_parts_and_finish(folder):
+    """ties with trim: global: parts alone end with a code that is not tried again; after the first job they run."""
+    data = prepare(folder)
+    config = (data / "config.yml")
+    config.write_text("merge_method: ties\nbase_model: a\nparameters: {density: 0.5, weight: 1, trim: global}\n"
+                      "models:\n- model: b\ndtype: float32\n", encoding="utf-8")
+    equal(ends([start(["merge", "/data/config.yml", "/data/alone"], {}, data)]), [0])
+    first, spec, finish = (manifest(f"merge-{n}-job.yaml") for n in ("stats", "indexed", "finish"))
+    containers = [s["template"]["spec"]["containers"][0] for s in (first, spec, finish)]
+    equal(ends([pod("p", containers[1], 0, data)]), [2])
+    equal(ends([pod("s", containers[0], None, data)]), [0])
+    equal(ends([pod("p", containers[1], k, data) for k in range(spec["completions"])]), [0] * spec["completions"])
+    equal(ends([pod("f", containers[2], None, data)]), [0])
+    # Pods that come back behind the commit have nothing left to do.
+    equal(ends([pod("f", containers[2], None, data)]), [0])
+    equal(ends([pod("p", containers[1], 3, data)]), [0])
+    equal((data / "merged/model.safetensors").read_bytes(), (data / "alone/model.safetensors").read_bytes())
+
+
 def test_ranks(folder):
     data = prepare(folder)
     spec = manifest("merge-ranks-job.yaml")
@@ -101,11 +121,12 @@ def test_mpirun(folder):
     """mpirun's part is played by the variables that Open MPI 4 sets."""
     data = prepare(folder)
     [launcher] = manifest("mpijob.yaml")["mpiReplicaSpecs"]["Launcher"]["template"]["spec"]["containers"]
-    equal((launcher["command"], launcher["args"][0], launcher["args"][2]), (["mpirun"], "-n", "warpmerge"))
+    at = launcher["args"].index("warpmerge")
+    equal((launcher["command"], launcher["args"][0]), (["mpirun"], "-n"))
     n = int(launcher["args"][1])
     same = {"OMPI_COMM_WORLD_SIZE": str(n), "OMPI_COMM_WORLD_LOCAL_RANK": "0", "OMPI_COMM_WORLD_LOCAL_SIZE": "1",
             "PMIX_NAMESPACE": "1234567890"}
-    ranks = [start(launcher["args"][3:], {**same, "OMPI_COMM_WORLD_RANK": str(k), "PMIX_RANK": str(k)}, data)
+    ranks = [start(launcher["args"][at + 1:], {**same, "OMPI_COMM_WORLD_RANK": str(k), "PMIX_RANK": str(k)}, data)
              for k in range(n)]
     equal(ends(ranks), [0] * n)
     check_merged(data)

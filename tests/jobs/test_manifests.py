@@ -23,8 +23,9 @@ HEADER = (ROOT / "include/warpmerge.h").read_text(encoding="utf-8")
 VERSION = re.search(r'#define WM_VERSION "([^"]+)"', HEADER).group(1)
 # What each exit code means to a scheduler. A code that joins warpmerge.h has to join one of these lines.
 HOPELESS = {2, 65, 66, 70, 73, 78}  # trying again gives the same answer
+ELSEWHERE = {69}                    # no usable GPU here: another node may have one
 RESUMES = {75, 143}                 # the next run continues
-BY_DEFAULT = {1, 69, 74, 130}       # counted against the limit of retries like any failure: another node may do better
+BY_DEFAULT = {1, 74, 130}           # counted against the limit of retries like any failure: another node may do better
 
 
 def exit_codes():
@@ -112,7 +113,7 @@ def policy_problems(name, spec):
         for value in codes["values"]:
             if actions.setdefault(value, rule["action"]) != rule["action"]:
                 problems.append(f"{name}: exit code {value} stands in two rules")
-    wanted = {**dict.fromkeys(HOPELESS, "FailJob"), **dict.fromkeys(RESUMES, "Count")}
+    wanted = {**dict.fromkeys(HOPELESS, "FailJob"), **dict.fromkeys(ELSEWHERE | RESUMES, "Count")}
     if actions != wanted:
         problems.append(f"{name}: exit codes are {actions}, not {wanted}")
     return problems
@@ -124,7 +125,7 @@ def option(arguments, name):
 
 def arguments_of(container):
     """What warpmerge sees: args, or what follows it after mpirun."""
-    words = container.get("command", []) + container["args"]
+    words = container.get("command", []) + container.get("args", [])
     return words[words.index("warpmerge") + 1:] if "warpmerge" in words else words
 
 
@@ -132,9 +133,19 @@ def memory_bytes(text):
     return int(re.sub(r"\D", "", text)) << {"Gi": 30, "GiB": 30, "g": 30}[re.sub(r"\d", "", text)]
 
 
+def device_problems(document):
+    """A job that asks for GPUs says --device cuda: a merge without a driver would quietly run on the processors."""
+    name = document["metadata"]["name"]
+    containers = [c for _, template, _, _ in pods(document) for c in template["spec"]["containers"]]
+    asked = any("nvidia.com/gpu" in c.get("resources", {}).get("limits", {}) for c in containers)
+    merges = [w for w in map(arguments_of, containers) if w and w[0] in ("merge", "stats")]
+    return [f"{name}: {'GPUs without' if asked else 'no GPUs, but'} --device cuda" for words in merges
+            if (option(words, "--device") == "cuda") != asked]
+
+
 def job_problems(document):
     """Numbers that stand in several places agree."""
-    problems, name, spec = [], document["metadata"]["name"], document["spec"]
+    problems, name, spec = device_problems(document), document["metadata"]["name"], document["spec"]
     if document["kind"] == "Job":
         container = spec["template"]["spec"]["containers"][0]
         words = arguments_of(container)
@@ -165,6 +176,11 @@ def job_problems(document):
         ranks = spec["mpiReplicaSpecs"]["Worker"]["replicas"] * spec["slotsPerWorker"]
         if option(launcher["args"], "-n") != str(ranks):
             problems.append(f"{name}: mpirun -n is not {ranks}")
+        if option(launcher["args"], "--bind-to") != "none":
+            problems.append(f"{name}: Open MPI would bind each rank to one processor")
+        passed = [after for word, after in zip(launcher["args"], launcher["args"][1:]) if word == "-x"]
+        if passed != ["PATH", "LD_LIBRARY_PATH", "HF_HOME"]:
+            problems.append(f"{name}: ssh does not carry the image's environment, and -x passes {passed}")
         worker = spec["mpiReplicaSpecs"]["Worker"]["template"]["spec"]["containers"][0]
         if worker.get("command") != ["/usr/sbin/sshd"] or "-f" not in worker.get("args", []):
             problems.append(f"{name}: the workers' sshd has no configuration of its own")
@@ -208,6 +224,8 @@ def compose_problems(text, name="compose.yml"):
                 (what.get("security_opt") == ["no-new-privileges:true"], "must not gain privileges"),
                 (what["image"].removesuffix("-cpu") == f"warpmerge:{VERSION}", f"image tag must be {VERSION}"),
                 ((ROOT / what["build"]["dockerfile"]).exists(), "its Dockerfile does not exist"),
+                (("devices" in str(what.get("deploy"))) == (option(words, "--device") == "cuda"),
+                 "GPUs or --device cuda alone"),
                 (memory_bytes(option(words, "--memory")) < memory_bytes(what["mem_limit"]), "--memory is too much")):
             if not condition:
                 problems.append(f"{name} {service}: {problem}")
@@ -251,7 +269,13 @@ def planted():
         ("the key \"parallelism\" stands twice", kube(indexed, "parallelism: 8", "parallelism: 8\n  parallelism: 4")),
         ("'failJob' is not one of", kube(indexed, "FailJob", "failJob")),
         ("exit codes are", kube(indexed, "[2, 65, 66, 70, 73, 78]", "[2, 65, 66, 70, 73, 75, 78]")),
-        ("exit codes are", kube(indexed, "[75, 143]", "[75, 137]")),
+        ("exit codes are", kube(indexed, "[69, 75, 143]", "[69, 75, 137]")),
+        ("exit codes are", kube(indexed, "[69, 75, 143]", "[75, 143]")),
+        ("GPUs without --device cuda", kube(indexed, "            - --device\n            - cuda\n", "")),
+        ("GPUs without --device cuda", kube(mpi, "                - cuda\n", "                - auto\n")),
+        ("no GPUs, but", kube(ranks, "              nvidia.com/gpu: 1\n", "")),
+        ("bind each rank", kube(mpi, "- none\n", "- core\n")),
+        ("image's environment", kube(mpi, "                - -x\n                - HF_HOME\n", "")),
         ("must ignore disruptions", kube(indexed, "action: Ignore", "action: Count")),
         ("exactly one of onExitCodes, onPodConditions", 
          kube(indexed, "onPodConditions:", "onExitCodes: {operator: In, values: [1]}\n        onPodConditions:")),
@@ -277,13 +301,14 @@ def planted():
         ("the ranks of", comp('--rank, "1"', '--rank, "0"')),
         ("must be read-only", comp("read_only: true", "read_only: false")),
         ("--memory is too much", comp("mem_limit: 6g", "mem_limit: 4g")),
+        ("--device cuda alone", comp("--device, cuda, ", "")),
         ("is not one of 'no'", comp('restart: "no"', "restart: no")),
     ]
 
 
 def main():
     problems = check_kubernetes() + compose_problems((ROOT / "docker/compose.yml").read_text(encoding="utf-8"))
-    told = HOPELESS | RESUMES | BY_DEFAULT
+    told = HOPELESS | ELSEWHERE | RESUMES | BY_DEFAULT
     if exit_codes() != told:
         problems.append(f"warpmerge.h has the exit codes {sorted(exit_codes())}; this test sorts {sorted(told)}")
     cases = planted()
@@ -294,7 +319,7 @@ def main():
         print(problem)
     print(f"{len(KUBERNETES)} manifests, {len(exit_codes())} exit codes, {len(cases)} planted faults, "
           f"{len(problems)} problems")
-    return 1 if problems or len(KUBERNETES) < 5 else 0
+    return 1 if problems or len(KUBERNETES) < 6 else 0
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from harness import (MERGED, PROGRAM, check, contains, equal, floats, read_safet
                      write_pair)
 
 SCRIPTS = HERE.parents[1] / "docker/slurm"
+CPU = ["--device", "cpu"]  # the last one counts
 
 
 def wrapper(path, words, shell='exec {} "$@"'):
@@ -65,9 +66,14 @@ class Cluster:
         return [e["code"] for e in self.events("end")]
 
 
-def commented_steps(script):
-    """The alternatives that a script offers as comments, without the comment sign."""
-    return re.findall(r"^# (step\+=.*)$", script.read_text(encoding="utf-8"), re.M)
+def with_container(text, name):
+    """A script in which the lines for `name`, which are comments, are commands."""
+    before, rest = text.split("# With pyxis or apptainer: ")
+    common, rest = rest.split("# With pyxis:\n")
+    pyxis, rest = rest.split("# With apptainer:\n")
+    apptainer, rest = rest.split("\n", 1)
+    chosen = common.split("\n", 1)[1] + {"pyxis": pyxis, "apptainer": apptainer + "\n"}[name]
+    return before + re.sub(r"^# ", "", chosen, flags=re.M) + rest
 
 
 def test_one_node(folder):
@@ -76,7 +82,8 @@ def test_one_node(folder):
     equal(r.returncode, 0, r.stderr)
     contains(r.stdout, "Submitted batch job")
     [call] = c.calls()
-    equal(call["arguments"], ["merge", "--memory", "32GiB", "--progress", "plain", "my config.yml", "out", "--sha256"])
+    equal(call["arguments"], ["merge", "--device", "cuda", "--memory", "32GiB", "--progress", "plain",
+                              "my config.yml", "out", "--sha256"])
     equal(call["folder"], str(c.work))
     equal((call["slurm"]["SLURM_NTASKS"], call["slurm"]["SLURM_CPUS_PER_TASK"]), ("1", str(fake_slurm.NODE_CPUS)))
     equal(c.codes(), [0])
@@ -107,10 +114,11 @@ def test_one_rank_a_gpu(folder):
     equal({int(call["slurm"]["SLURM_LOCALID"]) for call in c.calls()}, set(range(8)))
 
 
-def test_requeued_on_75_alone(folder):
-    cases = [("merge.sbatch", code) for code in (75, 1, 2, 65, 70, 74, 78, 137)]
-    for i, (script, code) in enumerate(cases + [("merge-nodes.sbatch", 75), ("merge-nodes.sbatch", 74)]):
-        requeued = code == 75
+def test_requeued_by_exit_code(folder):
+    cases = [("merge.sbatch", code) for code in (75, 69, 1, 2, 65, 70, 74, 78, 137)]
+    for i, (script, code) in enumerate(cases + [("merge-nodes.sbatch", 75), ("merge-nodes.sbatch", 69),
+                                                           ("merge-nodes.sbatch", 74)]):
+        requeued = code in (69, 75)
         sub = folder / str(i)
         sub.mkdir()
         c = Cluster(sub)
@@ -128,6 +136,24 @@ def test_gives_up_after_fifty(folder):
     (c.state / "restarts").write_text("48", encoding="utf-8")
     c.submit("sbatch", SCRIPTS / "merge.sbatch", "c.yml", "out", STUB="75")
     equal([e["restart"] for e in c.events("start")], [48, 49, 50])
+
+
+def test_gives_up_without_gpus(folder):
+    """Slurm may give the same broken node again and again."""
+    for name in ("merge.sbatch", "merge-nodes.sbatch", "merge-array.sbatch"):
+        (folder / name).mkdir()
+        c = Cluster(folder / name)
+        words = ["--array=0", SCRIPTS / name, "2"] if "array" in name else [SCRIPTS / name]
+        c.submit("sbatch", *words, "c.yml", "out", STUB="69")
+        equal([e["restart"] for e in c.events("start")], [0, 1, 2, 3], name)
+
+
+def test_gpus_are_demanded(_):
+    """Where Slurm is asked for GPUs a merge without one must not run quietly on the processors."""
+    for script in SCRIPTS.glob("*.sbatch"):
+        text = script.read_text(encoding="utf-8")
+        asked = re.search(r"^#SBATCH --gpus", text, re.M) is not None
+        equal(" --device cuda " in "".join(re.findall(r"^.*warpmerge merge.*$", text, re.M)), asked, script.name)
 
 
 def test_dead_rank_is_not_requeued(folder):
@@ -207,31 +233,42 @@ def test_part_submitted_again_alone(folder):
 
 
 def test_containers(folder):
-    """The commented lines for pyxis and apptainer work when the comment sign is taken away."""
-    n = 0
+    """The commented lines for pyxis and apptainer work when the comment sign is taken away: as README has it, with the
+    config in the folder of the job, models and outputs elsewhere, and the hub's cache where the user has it."""
+    def submitted(name, container, old="", new=""):
+        sub = folder / f"{name}-{container}-{len(list(folder.iterdir())) if old else 0}"
+        sub.mkdir()
+        c = Cluster(sub)
+        for d in (sub / "models", sub / "merged"):
+            d.mkdir()
+        (c.work / "c.yml").write_text("", encoding="utf-8")
+        text = with_container((SCRIPTS / name).read_text(encoding="utf-8"), container)
+        check(old in text, old)
+        text = text.replace(old, new) if old else text
+        text = text.replace("/models", str(sub / "models")).replace("/merged", str(sub / "merged"))
+        (c.work / name).write_text(text, encoding="utf-8")
+        first = {"merge-array.sbatch": ["2"], "step.sbatch": ["stats"]}.get(name, [])
+        r = c.submit("sbatch", *(["--array=0"] if "array" in name else []), c.work / name, *first, "c.yml",
+                     sub / "merged/o")
+        return c, r
+
     for script in sorted(SCRIPTS.glob("*.sbatch")):
-        for line in commented_steps(script):
-            sub = folder / str(n)
-            sub.mkdir()
-            c = Cluster(sub)
-            copy = c.work / script.name
-            text = script.read_text(encoding="utf-8")
-            copy.write_text(text.replace("# " + line, line), encoding="utf-8")
-            # apptainer exec OPTIONS IMAGE COMMAND...: here everything up to the image is dropped.
-            wrapper(c.bin / "apptainer", [], 'while [ "${{1##*.}}" != sif ]; do shift; done; shift; exec "$@"{}')
-            arguments = {"merge-array.sbatch": ["2", "c", "o"], "step.sbatch": ["finish", "o"]}
-            r = c.submit("sbatch", *(["--array=0"] if "array" in script.name else []), copy,
-                         *arguments.get(script.name, ["c", "o"]))
-            equal(c.codes(), [0], script.name, line, r.stderr)
-            check(c.calls() and c.calls()[0]["arguments"][0] in ("merge", "finish"), c.calls())
+        for container in ("pyxis", "apptainer"):
+            c, r = submitted(script.name, container)
+            equal(c.codes(), [0], script.name, container, r.stderr)
+            check(c.calls() and c.calls()[0]["arguments"][0] in ("merge", "stats"), c.calls())
+            equal(c.calls()[0]["hub_cache"], str(folder / f"{script.name}-{container}-0/.cache/huggingface/hub"))
             [step] = c.events("step")
-            if "container-image" in line:
+            if container == "pyxis":
                 check("no-container-entrypoint" in step["options"], "the entrypoint would be put in front of warpmerge")
-                check(step["options"]["container-image"].startswith(str(sub)), step)
             else:
-                equal(step["command"][0], "apptainer")
-            n += 1
-    equal(n, 8)
+                equal((step["command"][0], "--nv" in step["command"]), ("apptainer", script.name != "step.sbatch"))
+    for container, old, new in (("pyxis", ",$PWD:$PWD", ""), ("pyxis", " --container-workdir=\"$PWD\"", ""),
+                                ("pyxis", "/merged:/merged,", ""), ("apptainer", " --pwd \"$PWD\"", ""),
+                                ("apptainer", ",$HF_HUB_CACHE:$HF_HUB_CACHE", ""),
+                                ("apptainer", "export HF_HUB", "HF_HUB")):
+        c, r = submitted("merge.sbatch", container, old, new)
+        check(not c.calls(), f"{container} saw what is not mounted without {old!r}", r.stderr)
 
 
 def test_usage(folder):
@@ -285,9 +322,9 @@ def test_real_program(folder):
         return
     c = Cluster(folder, PROGRAM)
     write_pair(c.work)
-    for words in (["sbatch", SCRIPTS / "merge.sbatch", "linear.yml", "one"],
-                  ["sbatch", "--nodes=2", SCRIPTS / "merge-nodes.sbatch", "linear.yml", "ranks"],
-                  [SCRIPTS / "submit-array.sh", "3", "linear.yml", "parts"]):
+    for words in (["sbatch", SCRIPTS / "merge.sbatch", "linear.yml", "one", *CPU],
+                  ["sbatch", "--nodes=2", SCRIPTS / "merge-nodes.sbatch", "linear.yml", "ranks", *CPU],
+                  [SCRIPTS / "submit-array.sh", "3", "linear.yml", "parts", *CPU]):
         r = c.submit(*words)
         equal(set(c.codes()), {0}, *words, r.stderr)
     for out in ("one", "ranks", "parts"):
@@ -301,11 +338,11 @@ def test_real_program_names_a_missing_part(folder):
         return
     c = Cluster(folder, PROGRAM)
     write_pair(c.work)
-    c.submit("sbatch", "--array=0", SCRIPTS / "merge-array.sbatch", "2", "linear.yml", "out")
+    c.submit("sbatch", "--array=0", SCRIPTS / "merge-array.sbatch", "2", "linear.yml", "out", *CPU)
     c.submit("sbatch", SCRIPTS / "step.sbatch", "finish", "out")
     equal(c.codes(), [0, 75])
     check(not (c.work / "out").exists(), "finished without its second part")
-    c.submit("sbatch", "--array=1", SCRIPTS / "merge-array.sbatch", "2", "linear.yml", "out")
+    c.submit("sbatch", "--array=1", SCRIPTS / "merge-array.sbatch", "2", "linear.yml", "out", *CPU)
     c.submit("sbatch", SCRIPTS / "step.sbatch", "finish", "out")
     equal(c.codes(), [0, 75, 0, 0])
     check((c.work / "out/model.safetensors").exists(), "not finished")
