@@ -10,6 +10,7 @@
 #include "cluster/ranks.h"
 #include "report/report.h"
 
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,6 +20,33 @@ static const char *look_up(void *user, const char *name)
 {
     (void)user;
     return getenv(name);
+}
+
+/* mpirun binds a rank to one processor unless told otherwise, on which a merge is as slow as on a machine with one. What Slurm
+ * and Kubernetes leave is what the job has asked for. */
+static void warn_of_binding(const struct wm_options *options, const char *launcher)
+{
+    static const char *const binders[] = {"Open MPI", "PMI", "PMIx"};
+    long n_online = sysconf(_SC_NPROCESSORS_ONLN);
+    char text[320];
+    const struct wm_problem problem = {WM_WARNING, WM_OK, text};
+    bool may_bind = false;
+    cpu_set_t set;
+    int n_own;
+
+    for (size_t i = 0; i < sizeof binders / sizeof *binders; i++)
+        may_bind = may_bind || strcmp(launcher, binders[i]) == 0;
+    if (!may_bind || !options->on_problem || options->rank > 0 || options->n_threads > 0 || options->local_size < 1 ||
+        sched_getaffinity(0, sizeof set, &set) != 0)
+        return;
+    n_own = CPU_COUNT(&set);
+    if (n_online < 1 || n_own >= n_online / options->local_size)
+        return;
+    snprintf(text, sizeof text,
+             "the launcher binds this rank to %d of %ld processors, which %d rank%s on this machine could share; with "
+             "Open MPI add --bind-to none behind mpirun",
+             n_own, n_online, options->local_size, options->local_size == 1 ? "" : "s");
+    options->on_problem(options->user, &problem);
 }
 
 enum wm_status wm_options_find_ranks(struct wm_options *options, const char *rank, const char *ranks, const char *job,
@@ -35,6 +63,8 @@ enum wm_status wm_options_find_ranks(struct wm_options *options, const char *ran
     options->local_rank = found.local_rank < 0 ? 0 : found.local_rank;
     options->local_size = found.local_size;
     memcpy(options->rank_job, found.job, sizeof options->rank_job);
+    if (options->n_ranks > 1)
+        warn_of_binding(options, found.launcher);
     return WM_OK;
 }
 

@@ -28,6 +28,7 @@ running = []
 TOP = Path(tempfile.mkdtemp(prefix="wm-cluster-"))
 atexit.register(shutil.rmtree, TOP, ignore_errors=True)
 
+TINY = ["--hidden", "128", "--layers", "1", "--intermediate", "350", "--vocab", "6000"]
 SMALL = ["--hidden", "256", "--layers", "2", "--intermediate", "700", "--vocab", "20000"]
 LARGE = ["--hidden", "512", "--layers", "3", "--intermediate", "1400", "--vocab", "24000"]
 
@@ -58,6 +59,13 @@ RECIPES = {
     "dare_ties": TIES.replace("{1}", "").replace("ties\n", "dare_ties\n", 1),
     "slerp": "merge_method: slerp\nbase_model: {0}/base\nparameters: {{t: 0.3}}\nmodels:\n- model: {0}/base\n"
              "- model: {0}/ft1\ndtype: bfloat16\n",
+    "task_arithmetic": TIES.replace("{1}", "").replace("ties\n", "task_arithmetic\n", 1),
+    "dare_linear": TIES.replace("{1}", "").replace("ties\n", "dare_linear\n", 1),
+    "mergealign": "merge_method: mergealign\nbase_model: {0}/base\nmodels:\n- model: {0}/ft1\n- model: {0}/ft2\n"
+                  "dtype: bfloat16\n",
+    "nuslerp": "merge_method: nuslerp\nbase_model: {0}/base\nmodels:\n"
+               "- {{model: {0}/ft1, parameters: {{weight: 0.6}}}}\n"
+               "- {{model: {0}/ft2, parameters: {{weight: 0.4}}}}\ndtype: bfloat16\n",
     "nuslerp_rows": "merge_method: nuslerp\nparameters: {{nuslerp_row_wise: true}}\nmodels:\n"
                     "- {{model: {0}/ft1, parameters: {{weight: 0.6}}}}\n"
                     "- {{model: {0}/ft2, parameters: {{weight: 0.4}}}}\ndtype: bfloat16\n",

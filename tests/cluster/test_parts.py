@@ -13,8 +13,8 @@ import signal
 import sys
 import time
 
-from team import (LARGE, SMALL, TOP, all_well, check, checkpoints, contains, digest, end, end_all, equal, expected, n_records,
-                  one, partial_of, recipe, same, start, tests, wait_for_records, write_safetensors)
+from team import (LARGE, SMALL, TOP, all_well, check, checkpoints, contains, digest, end, end_all, equal, expected,
+                  n_records, one, partial_of, recipe, same, start, tests, wait_for_records, write_safetensors)
 
 SLOW = ["--threads", "1", "--io-threads", "1", "--tile", "64KiB"]
 
@@ -208,7 +208,8 @@ def test_another_number_of_parts(folder):
 def test_another_merge(folder):
     models, out = checkpoints(SMALL, "small"), folder / "out"
     run_part(recipe("linear", models), out, 0, 2)
-    for method, options, what in (("ties", [], "its config and its inputs"), ("linear", ["--out-shard-size", "9000000"], "its options"),
+    for method, options, what in (("ties", [], "its config and its inputs"),
+                                  ("linear", ["--out-shard-size", "9000000"], "its options"),
                                   ("ties", ["--seed", "7"], "its config, its inputs and its options")):
         text = run_part(recipe(method, models), out, 1, 2, *options, code=73)
         contains(text, f"an unfinished merge that differs from this one in {what}", "run all parts anew")

@@ -1,8 +1,8 @@
 """Several ranks write the bytes that one process writes, and a rank that fails ends all of them, resumably.
 
 Usage: test_ranks.py WARPMERGE MAKE_CHECKPOINT
-Every method class with 1, 2, 4 and 8 ranks; the variables of launchers; a rank that is killed, stopped on request, never
-comes, or wants something else than the others; two jobs on one output. mpirun is used where there is one.
+Every method class with 1, 2, 4 and 8 ranks (launchers have a file of their own); a rank that is killed, stopped on
+request, never comes, or wants something else than the others; two jobs on one output.
 """
 
 import json
@@ -14,9 +14,9 @@ import subprocess
 import sys
 import time
 
-from team import (LARGE, PATIENCE, PROGRAM, SMALL, all_well, check, checkpoints, contains, die_with_parent, end, end_all,
-                  equal, expected, meeting_of, n_records, one, partial_of, recipe, same, start, start_ranks, tests,
-                  wait_for, wait_for_records)
+from team import (LARGE, PATIENCE, PROGRAM, SMALL, all_well, check, checkpoints, contains, end, end_all, equal, expected,
+                  meeting_of, n_records, one, partial_of, recipe, same, start, start_ranks, tests, wait_for,
+                  wait_for_records)
 
 DEADLINE = 2
 FEW_SECONDS = 15  # what a busy machine may add to a deadline
@@ -76,66 +76,6 @@ def test_large_tensors_are_split(folder):
     contains(text, "2 tensors split")
 
 
-def torchrun(rank, n):
-    return {"RANK": rank, "WORLD_SIZE": n, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": n, "TORCHELASTIC_RUN_ID": "run-7",
-            "TORCHELASTIC_RESTART_COUNT": 0, "MASTER_ADDR": "localhost", "MASTER_PORT": 29500}
-
-
-def open_mpi(rank, n):
-    return {"OMPI_COMM_WORLD_RANK": rank, "OMPI_COMM_WORLD_SIZE": n, "OMPI_COMM_WORLD_LOCAL_RANK": rank,
-            "OMPI_COMM_WORLD_LOCAL_SIZE": n, "PMIX_NAMESPACE": "3133145089", "PMIX_RANK": rank}
-
-
-def slurm(rank, n):
-    return {"SLURM_PROCID": rank, "SLURM_NTASKS": n, "SLURM_STEP_NUM_TASKS": n, "SLURM_STEP_ID": 0,
-            "SLURM_JOB_ID": 4711, "SLURM_LOCALID": rank, "SLURM_NODEID": 0, "SLURM_STEP_NUM_NODES": 1,
-            "SLURM_STEP_TASKS_PER_NODE": n}
-
-
-def kubernetes(rank, n):
-    return {"JOB_COMPLETION_INDEX": rank, "WARPMERGE_RANKS": n, "WARPMERGE_JOB": "uid-1", "HOSTNAME": f"merge-{rank}"}
-
-
-def same_with_variables(folder, variables):
-    models = checkpoints(SMALL, "small")
-    for n in (2, 4):
-        out = folder / f"out{n}"
-        all_well(end_all([start("merge", recipe("ties", models), out, "--quiet",
-                                env={k: str(v) for k, v in variables(rank, n).items()}) for rank in range(n)]))
-        same(out, "ties", models, variables.__name__)
-
-
-def test_variables_of_torchrun(folder):
-    same_with_variables(folder, torchrun)
-
-
-def test_variables_of_open_mpi(folder):
-    same_with_variables(folder, open_mpi)
-
-
-def test_variables_of_slurm(folder):
-    same_with_variables(folder, slurm)
-
-
-def test_variables_of_kubernetes(folder):
-    same_with_variables(folder, kubernetes)
-
-
-def test_mpirun(folder):
-    mpirun = shutil.which("mpirun")
-    if not mpirun:
-        print("     (mpirun is not installed: its own part is left out)")
-        return
-    models = checkpoints(SMALL, "small")
-    for n in (1, 2, 4, 8):
-        out = folder / f"out{n}"
-        done = subprocess.run([mpirun, "--allow-run-as-root", "--oversubscribe", "-n", str(n), PROGRAM, "merge",
-                               recipe("ties_global", models), out, "--quiet"], timeout=PATIENCE, capture_output=True,
-                              text=True, preexec_fn=die_with_parent)
-        equal(done.returncode, 0, f"mpirun -n {n}:\n{done.stderr}\n")
-        same(out, "ties_global", models, f"mpirun -n {n}")
-
-
 def test_stats_of_ranks(folder):
     """Ranks count their shares of the whole model together: the file of a single process, and the merge takes it."""
     models = checkpoints(SMALL, "small")
@@ -166,19 +106,6 @@ def test_stats_with_a_rank_that_is_lost(folder):
     equal((code, killed), (75, 137), text)
     contains(text, "rank 1 ")
     all_well(end_all([start("stats", config, out, "--ranks", 2, "--rank", r) for r in range(2)]))
-
-
-def test_finish_is_one_process(folder):
-    models, out = checkpoints(SMALL, "small"), folder / "out"
-    config = recipe("linear", models)
-    all_well(end_all([start("merge", config, out, "--quiet", "--part", f"{k}/2") for k in range(2)]))
-    for code, text in end_all([start("finish", out, env={k: str(v) for k, v in open_mpi(r, 2).items()})
-                               for r in range(2)]):
-        equal(code, 2, text)
-        contains(text, "finish is one process", "2", "start it once, or add --ranks none")
-    code, text = end(start("finish", out, "--ranks", "none", env={k: str(v) for k, v in open_mpi(0, 2).items()}))
-    equal(code, 0, text)
-    same(out, "linear", models)
 
 
 # ---- killed and resumed ----------------------------------------------------------------------------------------------
