@@ -141,18 +141,21 @@ out:
 
 enum wm_status wm_merge_summary(const struct wm_merge *merge, int as_json, char **text, struct wm_error *err)
 {
+    struct api_ranks ranks;
     struct text out;
 
     *text = NULL;
     if (!merge || !merge->done)
         return error_set(err, WM_USAGE, "there is no finished merge to sum up; call wm_merge_run first");
+    ranks = (struct api_ranks){merge->options.n_ranks > 1 ? merge->options.n_ranks : 1, merge->comm_text,
+                               merge->slowest_rank};
     text_init(&out, TEXT_MAX_BYTES);
     if (merge->complete)
         api_complete_summary(merge->out_path, as_json, &out);
     else if (merge->options.n_parts)
         api_part_summary(&merge->options, &merge->result, merge->out_path, as_json, &out);
     else
-        api_summary(merge->plan, &merge->result, merge->out_path, as_json, &out);
+        api_summary(merge->plan, &merge->result, &ranks, merge->out_path, as_json, &out);
     *text = text_take(&out);
     return *text ? WM_OK : error_no_memory(err, "summing up");
 }

@@ -25,6 +25,8 @@ struct wm_merge {
     struct wm_progress progress; /* the last one delivered */
     struct comm *comm;           /* while a rank runs; NULL: alone */
     struct progress_rates rates;
+    char comm_text[48]; /* what ranks spoke through, for people */
+    int slowest_rank;   /* the last that was found to be it; -1: none */
     struct rank_progress rank_progress;
 };
 

@@ -30,6 +30,8 @@ static bool deliver(struct wm_merge *merge)
         merge->progress.n_ranks = merge->options.n_ranks;
         rank_progress_publish(&merge->rates, merge->comm, &merge->progress);
         rank_progress_sum(&merge->rank_progress, merge->comm, &merge->progress);
+        if (merge->progress.slowest_rate > 0)
+            merge->slowest_rank = merge->progress.slowest_rank;
     }
     return merge->options.on_progress && merge->options.on_progress(merge->options.user, &merge->progress);
 }
@@ -154,21 +156,40 @@ static char *meeting_place(const char *out_path)
 }
 
 /* NCCL where every rank has a GPU of its own; else what the control plane does is enough (a few MB at most). */
-static enum wm_status add_nccl(struct runner *r, struct wm_error *err)
+static enum wm_status add_nccl(struct runner *r, struct wm_error *why, struct wm_error *err)
 {
     int device = backends_own_device(&r->options);
     uint64_t n_with = device >= 0;
-    struct wm_error why = WM_ERROR_INIT;
     enum wm_status st = r->comm->ops->all_reduce_u64(r->comm, &n_with, 1, err);
 
-    if (st != WM_OK || n_with != (uint64_t)r->comm->size)
+    if (st != WM_OK)
         return st;
-    st = comm_open_nccl(&r->comm, r->comm, device, &why);
-    return st == WM_OK || st == WM_NO_DEVICE ? WM_OK : error_set(err, st, "%s", why.message);
+    if (n_with != (uint64_t)r->comm->size) {
+        if (n_with) /* without any GPU nobody expects NCCL */
+            error_set(why, WM_NO_DEVICE, "only %d of %d ranks drive one GPU of their own", (int)n_with, r->comm->size);
+        return WM_OK;
+    }
+    st = comm_open_nccl(&r->comm, r->comm, device, why);
+    return st == WM_OK || st == WM_NO_DEVICE ? WM_OK : error_set(err, st, "%s", why->message);
+}
+
+/* One rank says for all what carries their data: with files in the place of NCCL a run is right, and may be slow. */
+static void tell_comm(struct runner *r, const struct wm_error *why)
+{
+    struct wm_merge *merge = r->merge;
+    struct problems problems;
+
+    comm_describe(r->comm, merge->comm_text, sizeof merge->comm_text);
+    if (r->options.rank > 0 || (why->status == WM_OK && strcmp(merge->comm_text, r->comm->ops->name) == 0))
+        return;
+    merge_begin_phase(merge, &problems);
+    problems_add(&problems, WM_NOTE, WM_OK, "the ranks speak through %s%s%s", merge->comm_text,
+                 why->status == WM_OK ? "" : ": ", why->message);
 }
 
 static enum wm_status join_ranks(struct runner *r, struct wm_error *err)
 {
+    struct wm_error why = WM_ERROR_INIT;
     const struct wm_options *o = &r->options;
     char *dir = meeting_place(r->merge->out_path);
     struct comm_files_options files = {
@@ -182,7 +203,8 @@ static enum wm_status join_ranks(struct runner *r, struct wm_error *err)
     TRY(comm_open_files(&r->comm, &files, err));
     r->comm->cancel = &r->merge->cancel;
     TRY(r->comm->ops->barrier(r->comm, err));
-    TRY(add_nccl(r, err));
+    TRY(add_nccl(r, &why, err));
+    tell_comm(r, &why);
     r->comm->cancel = &r->merge->cancel;
     TRY(plan_partition_new(&r->partition, r->merge->plan, o->n_ranks, PARTITION_RANKS, err));
     r->merge->comm = r->comm;
@@ -409,6 +431,7 @@ enum wm_status wm_merge_run(struct wm_merge *merge, struct wm_error *err)
     r.options.on_progress = on_progress;
     merge->rates = (struct progress_rates){0};
     r.options.user = merge;
+    merge->slowest_rank = -1;
     TRY(begin(&r, err));
     TRY(merge_tensors(&r, err));
     if (r.team.role == OUTPUT_ALONE || r.team.role == OUTPUT_FINISH)

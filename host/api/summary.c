@@ -26,7 +26,21 @@ static void add_text(const struct plan *plan, const struct engine_result *r, con
     text_addf(out, "  peak memory %s on %s\n", text_bytes(peak, sizeof peak, r->peak_rss_bytes), r->compute);
 }
 
-static void add_json(const struct plan *plan, const struct engine_result *r, const char *out_path, struct text *out)
+static void add_ranks(const struct api_ranks *ranks, struct text *out)
+{
+    text_addf(out, ",\n  \"n_ranks\": %d,\n  \"comm\": ", ranks->n_ranks);
+    if (ranks->n_ranks > 1)
+        text_add_json(out, ranks->comm);
+    else
+        text_add(out, "null");
+    if (ranks->slowest_rank >= 0)
+        text_addf(out, ",\n  \"slowest_rank\": %d", ranks->slowest_rank);
+    else
+        text_add(out, ",\n  \"slowest_rank\": null");
+}
+
+static void add_json(const struct plan *plan, const struct engine_result *r, const struct api_ranks *ranks,
+                     const char *out_path, struct text *out)
 {
     text_add(out, "{\n  \"schema\": \"warpmerge-summary\",\n  \"schema_version\": 1,\n  \"ok\": true,\n  \"version\": "
                   "\"" WM_VERSION "\",\n  \"out\": ");
@@ -38,17 +52,19 @@ static void add_json(const struct plan *plan, const struct engine_result *r, con
               ",\n  \"bytes_read\": %" PRIu64 ",\n  \"bytes_written\": %" PRIu64 ",\n  \"bytes_resumed\": %" PRIu64
               ",\n  \"seconds\": %.6f,\n  \"sync_seconds\": %.6f,\n  \"read_busy_seconds\": %.6f,\n"
               "  \"compute_busy_seconds\": %.6f,\n  \"write_busy_seconds\": %.6f,\n  \"peak_rss_bytes\": %" PRIu64
-              ",\n  \"limiter\": \"%s\",\n  \"compute\": \"%s\"\n}\n",
+              ",\n  \"limiter\": \"%s\",\n  \"compute\": \"%s\"",
               plan->n_jobs, plan->n_params, plan->n_shards, plan->bytes_out, r->bytes_read, r->bytes_written,
               r->bytes_resumed, r->seconds, r->sync_seconds, r->read_busy, r->compute_busy, r->write_busy,
               r->peak_rss_bytes, r->limiter, r->compute);
+    add_ranks(ranks, out);
+    text_add(out, "\n}\n");
 }
 
-void api_summary(const struct plan *plan, const struct engine_result *result, const char *out_path, int as_json,
-                 struct text *out)
+void api_summary(const struct plan *plan, const struct engine_result *result, const struct api_ranks *ranks,
+                 const char *out_path, int as_json, struct text *out)
 {
     if (as_json)
-        add_json(plan, result, out_path, out);
+        add_json(plan, result, ranks, out_path, out);
     else
         add_text(plan, result, out_path, out);
 }

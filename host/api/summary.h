@@ -6,8 +6,15 @@
 #include "base/text.h"
 #include "engine/engine.h"
 
-void api_summary(const struct plan *plan, const struct engine_result *result, const char *out_path, int as_json,
-                 struct text *out);
+/* The ranks of a run. */
+struct api_ranks {
+    int n_ranks;      /* 1: a process alone */
+    const char *comm; /* what they spoke through */
+    int slowest_rank; /* -1: nobody knows */
+};
+
+void api_summary(const struct plan *plan, const struct engine_result *result, const struct api_ranks *ranks,
+                 const char *out_path, int as_json, struct text *out);
 /* Nothing was left to do. */
 void api_complete_summary(const char *out_path, int as_json, struct text *out);
 /* One of several parts. */

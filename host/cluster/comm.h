@@ -83,6 +83,9 @@ void comm_files_clear(const char *dir, const char *job);
  * the better of the two. */
 enum wm_status comm_open_nccl(struct comm **comm, struct comm *control, int device, struct wm_error *err);
 
+/* What carries the data, for people: "NCCL 2.27.3", "files". Returns buffer. */
+const char *comm_describe(const struct comm *comm, char *buffer, size_t size);
+
 /* ---- built from the above ------------------------------------------------------------------------------------ */
 
 /* Blocks of different lengths: `all` becomes malloc'ed memory with the blocks in rank order, offsets [size + 1] where

@@ -566,3 +566,15 @@ out:
     }
     return st;
 }
+
+const char *comm_describe(const struct comm *comm, char *buffer, size_t size)
+{
+    char version[32];
+
+    if (comm->ops == &nccl_ops)
+        snprintf(buffer, size, "NCCL %s",
+                 nccl_api_version_text(version, sizeof version, ((const struct nccl_rank *)comm)->nccl.version));
+    else
+        snprintf(buffer, size, "%s", comm->ops->name);
+    return buffer;
+}

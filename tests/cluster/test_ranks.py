@@ -76,6 +76,21 @@ def test_large_tensors_are_split(folder):
     contains(text, "2 tensors split")
 
 
+def test_summary_names_the_ranks(folder):
+    models = checkpoints(LARGE, "large")
+    for n in (1, 2):
+        words = [recipe("ties", models), folder / f"out{n}", "--ranks", str(n), *SLOW]
+        others = [start("merge", *words, "--rank", r, "--quiet") for r in range(1, n)]
+        first = subprocess.run([PROGRAM, "merge", *words, "--rank", "0", "--json", "--progress", "none"],
+                               capture_output=True, text=True, timeout=PATIENCE)
+        equal(first.returncode, 0, first.stderr)
+        all_well(end_all(others))
+        said = json.loads(first.stdout)
+        equal((said["n_ranks"], said["comm"]), (n, "files" if n > 1 else None))
+        check(said["slowest_rank"] in ([None] if n == 1 else [None, 0, 1]), said)
+        check("the ranks speak" not in first.stderr, "processors speak through files, as everybody expects")
+
+
 def test_stats_of_ranks(folder):
     """Ranks count their shares of the whole model together: the file of a single process, and the merge takes it."""
     models = checkpoints(SMALL, "small")

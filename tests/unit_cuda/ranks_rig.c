@@ -104,6 +104,14 @@ static int hear_progress(void *user, const struct wm_progress *progress)
     return 0;
 }
 
+static void hear_problem(void *user, const struct wm_problem *problem)
+{
+    struct merge_rank *r = user;
+
+    if (strstr(problem->text, "the ranks speak"))
+        snprintf(r->spoke, sizeof r->spoke, "%s", problem->text);
+}
+
 void ranks_begin(struct ranks_run *run, const struct fixture *f, const struct ranks_recipe *recipe, const char *out,
                  int n_ranks, enum wm_device device)
 {
@@ -126,6 +134,7 @@ void ranks_begin(struct ranks_run *run, const struct fixture *f, const struct ra
         r->options.memory_bytes = (uint64_t)128 << 20;
         r->options.tile_bytes = (uint64_t)512 << 10;
         r->options.on_progress = hear_progress;
+        r->options.on_problem = hear_problem;
         r->options.user = r;
         r->options.n_ranks = n_ranks;
         r->options.rank = r->options.local_rank = i;

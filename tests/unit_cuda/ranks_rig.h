@@ -33,6 +33,7 @@ struct merge_rank {
     struct wm_merge *handle;
     struct wm_error err;
     uint64_t bytes_resumed; /* as its progress said */
+    char spoke[400];        /* what it said about how the ranks speak */
 };
 
 struct ranks_run {

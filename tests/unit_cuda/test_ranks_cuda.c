@@ -19,13 +19,15 @@ static const struct machine_case {
     const char *name;
     int n_ranks, n_devices;
     bool by_nccl;
+    const char *spoke; /* what rank 0 says about how they speak, or NULL: nothing, as all others do */
 } cases[] = {
-    {"1 rank", 1, 1, false},
-    {"2 ranks", 2, 2, true},
-    {"4 ranks", 4, 4, true},
-    {"8 ranks", 8, 8, true},
-    {"2 ranks on one GPU", 2, 1, false}, /* which NCCL does not take: the files carry the sums */
-    {"2 ranks without a GPU", 2, 0, false},
+    {"1 rank", 1, 1, false, NULL},
+    {"2 ranks", 2, 2, true, "the ranks speak through NCCL 2."},
+    {"4 ranks", 4, 4, true, "the ranks speak through NCCL 2."},
+    {"8 ranks", 8, 8, true, "the ranks speak through NCCL 2."},
+    /* which NCCL does not take: the files carry the sums */
+    {"2 ranks on one GPU", 2, 1, false, "the ranks speak through files: NCCL is not used: ranks 0"},
+    {"2 ranks without a GPU", 2, 0, false, NULL},
 };
 
 static void expect_bytes(const struct fixture *f, const struct ranks_recipe *recipe, const struct machine_case *c,
@@ -42,6 +44,9 @@ static void expect_bytes(const struct fixture *f, const struct ranks_recipe *rec
     ranks_expect_well(&run, what);
     if (!hash128_equal(expected, ranks_digest(f, "out")))
         fail_msg("%s: other bytes than a single process on the CPU", what);
+    for (int r = 0; r < c->n_ranks; r++)
+        if (!c->spoke || r ? run.ranks[r].spoke[0] : strncmp(run.ranks[r].spoke, c->spoke, strlen(c->spoke)) != 0)
+            fail_msg("%s: rank %d says \"%s\"", what, r, run.ranks[r].spoke);
     sim.get_counts(&counts);
     assert_int_equal(counts.collectives > 0, c->by_nccl);
 }
