@@ -1,6 +1,6 @@
 # The files of every room, one list each; the top CMakeLists.txt makes targets of them.
 set(BASE_SOURCES host/base/arena.c host/base/dtype.c host/base/error.c host/base/file.c host/base/hash.c
-  host/base/json.c host/base/json_keys.c host/base/machine.c host/base/text.c)
+  host/base/json.c host/base/json_keys.c host/base/machine.c host/base/mount.c host/base/text.c)
 set(CHECKPOINT_SOURCES host/checkpoint/hub_cache.c host/checkpoint/loose_weights.c host/checkpoint/model_dir.c
   host/checkpoint/model_table.c host/checkpoint/name_map.c host/checkpoint/place.c host/checkpoint/refuse.c
   host/checkpoint/safetensors_read.c host/checkpoint/safetensors_write.c host/checkpoint/shard_index.c

@@ -7,6 +7,7 @@
  */
 #include "engine/engine.h"
 
+#include "base/mount.h"
 #include "base/text.h"
 #include "engine/journal.h"
 #include "engine/survey.h"
@@ -206,26 +207,50 @@ out:
     return st;
 }
 
-/* The lock says which process works here, for people; flock decides (and dies with its holder). */
-static enum wm_status take_lock(struct output *output, const char *name, bool shared, int *fd, struct wm_error *err)
+/* Without locks, or with locks that other machines do not see, nothing keeps two merges into one output apart. The journals'
+ * checksums still protect the bytes of each, but what comes out may be neither's. */
+static void warn_of_locks(const struct output *output, int code, struct problems *problems)
+{
+    struct mount mount = {"the output's file system", "of unknown type", ""};
+
+    if (!mount_of(output->partial_path, &mount) && !code)
+        return;
+    if (code)
+        problems_add(
+            problems, WM_WARNING, WM_OK,
+            "%s (%s) has no locks (flock: %s), so a second merge into %s at the same time would not be noticed; "
+            "start one at a time, or mount it with flock",
+            mount.point, mount.type, strerror(code), output->final_path);
+    else if (*mount.local_locks)
+        problems_add(
+            problems, WM_WARNING, WM_OK,
+            "%s (%s) is mounted with %s, which keeps locks to this machine, so a merge into %s from another one "
+            "would not be noticed; start one at a time, or mount it without",
+            mount.point, mount.type, mount.local_locks, output->final_path);
+}
+
+/* The lock says which process works here, for people; flock decides (and dies with its holder). problems NULL: what is to be
+ * said of locks has been said. */
+static enum wm_status take_lock(struct output *output, const char *name, bool shared, int *fd,
+                                struct problems *problems, struct wm_error *err)
 {
     char *path = file_path_join(output->partial_path, name), host[128] = "?", line[256];
     enum wm_status st = WM_OK;
-    int n;
+    int n, code;
 
     if (!path)
         return error_no_memory(err, "locking the output directory");
     TRY(file_open_write(fd, path, true, false, err));
-    if (flock(*fd, (shared ? LOCK_SH : LOCK_EX) | LOCK_NB) < 0) {
-        if (errno == EWOULDBLOCK) {
-            ssize_t got = pread(*fd, line, sizeof line - 1, 0);
-            line[got > 0 ? got : 0] = '\0';
-            line[strcspn(line, "\n")] = '\0';
-            st = error_set(err, WM_TEMPORARY, "another process (%s) is writing %s; wait for it to end, or stop it",
-                           line, output->final_path);
-            goto out;
-        }
-        /* A file system without locks (some network ones): go on, as the journal's checksums still protect us. */
+    code = flock(*fd, (shared ? LOCK_SH : LOCK_EX) | LOCK_NB) < 0 ? errno : 0;
+    if (problems && code != EWOULDBLOCK)
+        warn_of_locks(output, code, problems);
+    if (code == EWOULDBLOCK) {
+        ssize_t got = pread(*fd, line, sizeof line - 1, 0);
+        line[got > 0 ? got : 0] = '\0';
+        line[strcspn(line, "\n")] = '\0';
+        st = error_set(err, WM_TEMPORARY, "another process (%s) is writing %s; wait for it to end, or stop it", line,
+                       output->final_path);
+        goto out;
     }
     gethostname(host, sizeof host - 1);
     if (shared) /* the same words from everybody, for there may be many */
@@ -265,10 +290,10 @@ enum wm_status output_open(struct output *output, const char *out_path, const st
         goto out;
     }
     TRY(file_make_dir(output->partial_path, err));
-    TRY(take_lock(output, LOCK_NAME, user == OUTPUT_PART, &output->lock_fd, err));
+    TRY(take_lock(output, LOCK_NAME, user == OUTPUT_PART, &output->lock_fd, problems, err));
     snprintf(part_lock, sizeof part_lock, "part-%04d.warpmerge", part);
     if (user == OUTPUT_PART)
-        TRY(take_lock(output, part_lock, false, &output->part_lock_fd, err));
+        TRY(take_lock(output, part_lock, false, &output->part_lock_fd, NULL, err));
     if (output->resumes && !options->restart && user == OUTPUT_ALONE)
         problems_add(problems, WM_NOTE, WM_OK, "continuing the unfinished merge in %s", output->partial_path);
 out:

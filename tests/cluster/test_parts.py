@@ -294,6 +294,23 @@ def test_single_process_beside_a_part(folder):
     same(out, "linear", models)
 
 
+def test_without_locks(folder):
+    """A file system whose flock is not there: a warning that names the mount, once, and the merge goes on."""
+    if not shutil.which("strace"):
+        print("     (strace is not installed: not run)")
+        return
+    models, out = checkpoints(SMALL, "small"), folder / "out"
+    config = recipe("linear", models)
+    no_flock = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=flock", "-e", "inject=flock:error=ENOSYS"]
+    for words in (["merge", config, out, "--part", "0/2"], ["merge", config, out, "--part", "1/2"], ["finish", out]):
+        code, text = end(start(*words, "--quiet", prefix=no_flock))
+        equal(code, 0, text)
+        contains(text, "has no locks (flock: Function not implemented)", str(out), "start one at a time")
+        equal(text.count("has no locks"), 1, text)
+    same(out, "linear", models)
+    check("locks" not in one(config, folder / "with locks"), "a warning where locks work")
+
+
 def test_single_process_takes_parts_over(folder):
     models, out = checkpoints(SMALL, "small"), folder / "out"
     run_part(recipe("linear", models), out, 1, 2)
