@@ -169,7 +169,7 @@ struct wm_options {
     const char *hub_cache;        /* hub cache directory; NULL: HF_HUB_CACHE, HF_HOME, ...           */
     int device_index;             /* with WM_DEVICE_CUDA: 0 every GPU, else the n-th, counted from 1 */
     uint64_t device_memory_bytes; /* budget on each GPU; 0: nine tenths of what is free             */
-    int verify_per_1000;          /* GPU tiles that the CPU recomputes and compares, per thousand   */
+    int verify_per_1000;          /* blocks of GPU work that the CPU does again to compare, of 1,000 */
     int n_ranks;                  /* processes that merge together, see wm_options_find_ranks; 0 or 1: this one alone.
                                      wm_merge_describe shows who of them does what                   */
     int rank;                     /* which of them this is, from 0                                   */

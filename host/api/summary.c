@@ -24,6 +24,8 @@ static void add_text(const struct plan *plan, const struct engine_result *r, con
         text_addf(out, "  took %s over from an earlier run\n",
                   text_decimal_bytes(resumed, sizeof resumed, r->bytes_resumed));
     text_addf(out, "  peak memory %s on %s\n", text_bytes(peak, sizeof peak, r->peak_rss_bytes), r->compute);
+    if (r->n_checked)
+        text_addf(out, "  %" PRIu64 " blocks of the GPU's work done again on the CPU: the same bytes\n", r->n_checked);
 }
 
 static void add_ranks(const struct api_ranks *ranks, struct text *out)
@@ -52,10 +54,10 @@ static void add_json(const struct plan *plan, const struct engine_result *r, con
               ",\n  \"bytes_read\": %" PRIu64 ",\n  \"bytes_written\": %" PRIu64 ",\n  \"bytes_resumed\": %" PRIu64
               ",\n  \"seconds\": %.6f,\n  \"sync_seconds\": %.6f,\n  \"read_busy_seconds\": %.6f,\n"
               "  \"compute_busy_seconds\": %.6f,\n  \"write_busy_seconds\": %.6f,\n  \"peak_rss_bytes\": %" PRIu64
-              ",\n  \"limiter\": \"%s\",\n  \"compute\": \"%s\"",
+              ",\n  \"limiter\": \"%s\",\n  \"compute\": \"%s\",\n  \"blocks_checked\": %" PRIu64,
               plan->n_jobs, plan->n_params, plan->n_shards, plan->bytes_out, r->bytes_read, r->bytes_written,
               r->bytes_resumed, r->seconds, r->sync_seconds, r->read_busy, r->compute_busy, r->write_busy,
-              r->peak_rss_bytes, r->limiter, r->compute);
+              r->peak_rss_bytes, r->limiter, r->compute, r->n_checked);
     add_ranks(ranks, out);
     text_add(out, "\n}\n");
 }

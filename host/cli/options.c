@@ -319,7 +319,7 @@ const struct cli_option cli_options[] = {
     {"device-memory", 0, KIND_VALUE, "SIZE", NULL, GROUP_RESOURCES, MERGING,
      "memory budget on each GPU (default: nine tenths of what is free)", set_device_memory},
     {"verify-sample", 0, KIND_VALUE, "PERCENT", NULL, GROUP_RESOURCES, MERGING,
-     "GPU tiles that the CPU recomputes and compares (default 0.1)", set_verify_sample},
+     "blocks of GPU work that the CPU does again and compares (default 0.1)", set_verify_sample},
     {"ranks", 0, KIND_VALUE, "N", NULL, GROUP_CLUSTER, RUNNING,
      "processes that merge together (default: the launcher's; or none)", set_ranks},
     {"rank", 0, KIND_VALUE, "K", NULL, GROUP_CLUSTER, RANKED,

@@ -25,6 +25,8 @@ struct backend {
     size_t group_members; /* small tensors that run_group wants at once, at most BACKEND_GROUP_MEMBERS */
     bool lost;         /* the device failed for good (seen by its thread or by alloc); nothing computed on it counts */
     char message[512]; /* ... and how: a sentence without its end */
+    uint64_t
+        n_checked; /* blocks of TILE_CHUNK_ELEMS, a pass each, that the CPU has computed as well (by its own thread) */
 };
 
 /* One tile's turn: a statistics pass (statistics given and not ready), the element-wise pass, or in STAT_KTH_GUESS both
@@ -48,6 +50,7 @@ struct backend_tensor_info {
     uint64_t n_elems, tile_elems;
     bool has_statistics; /* its tiles are seen more than once */
     size_t first_tile;   /* number of the first one: 0, but for a tensor that is split over ranks */
+    uint64_t key;        /* the tensor's own number, well mixed */
 };
 
 /* A small tensor as a whole: one tile, number 0, inputs and output in host memory. */
@@ -55,6 +58,7 @@ struct backend_member {
     struct merge_op *op;
     struct merge_tile tile;
     struct merge_report report; /* filled */
+    uint64_t key;               /* as in backend_tensor_info */
 };
 
 #define BACKEND_GROUP_MEMBERS      256
@@ -115,7 +119,7 @@ struct backend_cuda_options {
     uint64_t tile_in_bytes;   /* of one tile of one input, at most                     */
     uint64_t tile_out_bytes;  /* of one tile of the output, at most                    */
     int max_inputs;           /* of any tensor                                         */
-    unsigned verify_per_1000; /* tiles recomputed on the CPU and compared, per thousand */
+    unsigned verify_per_1000; /* blocks recomputed on the CPU and compared, per thousand */
 };
 enum wm_status backend_open_cuda(struct backend **backend, const struct backend_cuda_options *options,
                                  struct wm_error *err);

@@ -157,10 +157,9 @@ static void *cuda_thread_new(struct backend *b, struct wm_error *err)
 {
     const struct backend_cuda_options *o = &((struct cuda_backend *)b)->options;
     struct cuda_thread *t = calloc(1, sizeof *t);
-    size_t check_bytes = o->tile_out_bytes > CUDA_CHECK_BYTES ? (size_t)o->tile_out_bytes : CUDA_CHECK_BYTES;
     enum wm_status st = WM_OK;
 
-    if (!t || !(t->scratch = cpu_scratch_new()) || !(t->check = malloc(check_bytes))) {
+    if (!t || !(t->scratch = cpu_scratch_new()) || !(t->check = malloc(CUDA_CHECK_BYTES))) {
         st = error_no_memory(err, "starting a GPU");
         goto out;
     }
@@ -284,6 +283,7 @@ static enum wm_status cuda_tensor_new(struct backend *b, void *thread, const str
     x->n_tiles = info->n_tiles;
     x->n_inputs = info->n_inputs;
     x->on_device = info->n_elems >= CUDA_MIN_ELEMS;
+    x->sample = (struct device_sample){info->key, ((struct cuda_backend *)b)->options.verify_per_1000};
     x->results_of = STAT_READY;
     x->resident = x->on_device && info->has_statistics && t->n_free >= n + streaming_slots(b);
     if (x->resident) {

@@ -2,14 +2,15 @@
  * backend_cuda.h: one NVIDIA GPU, among the files that drive it.
  *
  * What lives here: the state of the thread that drives a GPU, of a tensor and of a tile on its way, and what backend_cuda.c
- * (opening, thread, tensors), backend_cuda_tiles.c, backend_cuda_select.c, backend_cuda_model.c and backend_cuda_groups.c take
- * from each other. What it must not know: jobs, files, how kernels work.
+ * (opening, thread, tensors), backend_cuda_tiles.c, backend_cuda_select.c, backend_cuda_check.c, backend_cuda_model.c and
+ * backend_cuda_groups.c take from each other. What it must not know: jobs, files, how kernels work.
  */
 #ifndef WM_ENGINE_BACKEND_CUDA_H
 #define WM_ENGINE_BACKEND_CUDA_H
 
 #include "engine/backend.h"
 #include "methods/device.h"
+#include "methods/device_check.h"
 
 #define CUDA_DEPTH     6 /* tiles on their way: one uploading, one computing, one downloading, and as many waiting */
 #define CUDA_MAX_SPARE 4
@@ -37,6 +38,7 @@ struct cuda_tensor {
     bool selects;                      /* the current pass ends with a search ...         */
     struct device_select select;       /* ... whose results lie so                        */
     struct cuda_memory vector_weights; /* the device's copy of op->vector_weights         */
+    struct device_sample sample;       /* of its blocks, for the CPU to compute again     */
 };
 
 struct cuda_slot {                    /* one tile on its way */
@@ -76,7 +78,7 @@ struct cuda_thread {
         spare[CUDA_MAX_SPARE]; /* of finished tensors, to be used again: cudaFree would wait for the whole device */
     uint64_t submitted;
     struct cpu_scratch *scratch;
-    unsigned char *check;            /* one output, for recomputing on the CPU; or downloaded counts */
+    unsigned char *check;            /* one block's or one group member's output, done again on the CPU; or counts */
     uint64_t side_bytes;             /* of the device's memory, that are kept free for everything but tiles ... */
     uint64_t side_used;              /* ... and how many are taken, spare ones included */
     struct cuda_group *group;        /* of backend_cuda_groups.c; NULL before the first group */
@@ -107,10 +109,16 @@ enum wm_status backend_cuda_take(struct backend *b, struct cuda_thread *t, uint6
                                  struct wm_error *err);
 void backend_cuda_give(struct cuda_thread *t, struct cuda_memory *memory);
 
-/* Compares what the GPU made of a tile with what the CPU makes of it, for a share of all tiles; salt: a number that tells
- * tiles apart that are alike. */
-enum wm_status backend_cuda_verify(struct backend *b, struct cuda_thread *t, const struct merge_op *op,
-                                   const struct merge_tile *tile, uint64_t salt, struct wm_error *err);
+/* Of backend_cuda_check.c: the sample that the CPU computes again. A difference is WM_VERIFY_FAILED. After a tile of the
+ * element-wise pass, after one of a statistics pass, at such a pass's end, and after a member of a group. */
+enum wm_status backend_cuda_check_merged(struct backend *b, struct cuda_thread *t, const struct cuda_tensor *x,
+                                         const struct backend_task *task, struct wm_error *err);
+void backend_cuda_check_counted(struct backend *b, struct cuda_thread *t, const struct cuda_tensor *x,
+                                const struct backend_task *task);
+enum wm_status backend_cuda_check_pass(struct backend *b, const struct cuda_tensor *x,
+                                       const struct statistics *statistics, const void *results, struct wm_error *err);
+enum wm_status backend_cuda_check_member(struct backend *b, struct cuda_thread *t, const struct backend_member *member,
+                                         struct wm_error *err);
 
 /* Takes a slot for the task and uploads its tile, no part of which stays on the device. `device` becomes the tile with the
  * addresses there; what comes next on the compute stream finds it. */

@@ -169,7 +169,7 @@ static enum wm_status finish_members(struct backend *b, struct cuda_thread *t, s
         struct backend_group alone = {.members = member, .n_members = 1};
         if (next < t->group->n_tensors && t->group->members[next] == i) {
             next++;
-            TRY(backend_cuda_verify(b, t, member->op, &member->tile, i, err));
+            TRY(backend_cuda_check_member(b, t, member, err));
         } else {
             TRY(backend_cpu_run_group(&alone, t->scratch, err));
         }

@@ -35,8 +35,9 @@ out:
 uint64_t backend_cuda_select_plan(struct cuda_tensor *x, const struct backend_task *task)
 {
     device_select_plan(task->op, task->statistics, &x->select);
-    x->selects = x->resident && x->select.n_result_bytes && x->select.n_table_bytes <= TABLE_BYTES &&
-                 x->select.n_inputs == x->n_inputs;
+    /* A tensor whose first block is of the sample is searched pass by pass: its counts come home and are checked. */
+    x->selects = x->resident && !device_sample_has(&x->sample, 0) && x->select.n_result_bytes &&
+                 x->select.n_table_bytes <= TABLE_BYTES && x->select.n_inputs == x->n_inputs;
     return x->selects ? (x->select.n_result_bytes + RESULT_ALIGN - 1) / RESULT_ALIGN * RESULT_ALIGN : 0;
 }
 

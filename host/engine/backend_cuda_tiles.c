@@ -1,9 +1,9 @@
 /*
  * backend_cuda_tiles.c: the way of one tile over a GPU.
  *
- * What lives here: uploads, launches and downloads of a tile, the results of a statistics pass, and the tiles that are
- * computed a second time by the CPU. Uploads, kernels and downloads run on three streams that are ordered by events alone;
- * the only waits are for the oldest tile and at the end of a pass. What it must not know: jobs, files, how kernels work.
+ * What lives here: uploads, launches and downloads of a tile, and the results of a statistics pass. Uploads, kernels and
+ * downloads run on three streams that are ordered by events alone; the only waits are for the oldest tile and at the end of
+ * a pass. What it must not know: jobs, files, how kernels work.
  */
 #include "engine/backend_cuda.h"
 
@@ -253,35 +253,11 @@ out:
     return st;
 }
 
-/* A share of the tiles is computed once more by the CPU: a GPU or a kernel that computes wrongly must not go unnoticed. */
-enum wm_status backend_cuda_verify(struct backend *b, struct cuda_thread *t, const struct merge_op *op,
-                                   const struct merge_tile *tile, uint64_t salt, struct wm_error *err)
-{
-    const struct cuda_backend *cuda = (const struct cuda_backend *)b;
-    uint64_t draw = (tile->first_elem / TILE_CHUNK_ELEMS + salt + 1) * 0x9E3779B97F4A7C15u ^ op->n_elems;
-    size_t n_bytes = tile->n_elems * dtype_bits(tile->out_dtype) / 8;
-    struct merge_tile again = *tile;
-    struct merge_report report;
-
-    if ((draw * 0xBF58476D1CE4E5B9u >> 32) % 1000 >= cuda->options.verify_per_1000)
-        return WM_OK;
-    again.out = t->check;
-    merge_report_init(&report);
-    cpu_combine_tile(op, NULL, &again, t->scratch, &report);
-    if (memcmp(t->check, tile->out, n_bytes) == 0)
-        return WM_OK;
-    return error_set(
-        err, WM_VERIFY_FAILED,
-        "GPU %d computed other bytes than the CPU in a sampled tile (elements %llu to %llu of a tensor); do "
-        "not trust this GPU: test it, and run the same command with --device cpu",
-        cuda->options.device, (unsigned long long)tile->first_elem,
-        (unsigned long long)(tile->first_elem + tile->n_elems));
-}
-
 enum wm_status backend_cuda_await(struct backend *b, void *thread, struct backend_task *task, struct wm_error *err)
 {
     struct cuda_thread *t = thread;
     struct cuda_slot *slot = task->slot;
+    const struct turn turn = turn_of(task);
     enum wm_status st = WM_OK;
 
     if (!slot)
@@ -291,10 +267,12 @@ enum wm_status backend_cuda_await(struct backend *b, void *thread, struct backen
     slot->busy = false;
     if (slot->selected)
         device_select_collect(task->statistics, slot->choices);
-    if (turn_of(task).combine) {
+    if (turn.statistics && !((struct cuda_tensor *)task->tensor)->selects)
+        backend_cuda_check_counted(b, t, task->tensor, task);
+    if (turn.combine) {
         merge_report_init(&task->report);
         device_report_collect(slot->host_report, &task->report);
-        st = backend_cuda_verify(b, t, task->op, &task->tile, 0, err);
+        st = backend_cuda_check_merged(b, t, task->tensor, task, err);
     }
 out:
     task->slot = NULL;
@@ -319,6 +297,7 @@ enum wm_status backend_cuda_finish_pass(struct backend *b, void *thread, void *t
         CUDA(cudaMemcpyAsync(results, x->results.at, x->n_result_bytes, cudaMemcpyDeviceToHost, t->home),
              "downloading statistics");
         CUDA(cudaStreamSynchronize(t->home), "downloading statistics");
+        TRY(backend_cuda_check_pass(b, x, statistics, results, err));
         device_pass_collect(op, statistics, results);
     }
     x->results_of = STAT_READY;

@@ -236,9 +236,13 @@ static void compute_group(struct compute *c, struct run_job *job, uint32_t out_s
 
 static enum wm_status begin_tensor(struct compute *c, struct run_job *job, struct wm_error *err)
 {
-    struct backend_tensor_info info = {
-        job->n_tiles,   job->plan_job->n_sources, job->n_elems, c->p->plan->memory.tile_elems, job->statistics != NULL,
-        job->first_tile};
+    struct backend_tensor_info info = {job->n_tiles,
+                                       job->plan_job->n_sources,
+                                       job->n_elems,
+                                       c->p->plan->memory.tile_elems,
+                                       job->statistics != NULL,
+                                       job->first_tile,
+                                       run_job_key(job->plan_job)};
 
     return c->backend->ops->tensor_new(c->backend, c->thread, &info, &job->tensor, err);
 }

@@ -447,6 +447,8 @@ static enum wm_status run_pipelines(struct run *run, struct engine_result *resul
     result->read_busy += args.before.read_busy + last.read_busy;
     result->compute_busy += args.before.compute_busy + last.compute_busy;
     result->write_busy = args.before.write_busy + last.write_busy;
+    for (int b = 0; b < run->backends.n_items; b++)
+        result->n_checked += run->backends.items[b]->n_checked;
     if (last.notice[0] || args.before.notice[0])
         memcpy(result->notice, last.notice[0] ? last.notice : args.before.notice, sizeof result->notice);
 out:
@@ -509,13 +511,14 @@ static enum wm_status do_run(struct run *run, struct engine_result *result, stru
     TRY(close_shards(plan, run->output->partial_path, run->fds, run->options->sync, run->cancel, err));
     result->sync_seconds = file_now_seconds() - synced;
     if (is_team(run)) {
-        uint64_t totals[] = {result->bytes_read, result->bytes_written, result->bytes_resumed};
+        uint64_t totals[] = {result->bytes_read, result->bytes_written, result->bytes_resumed, result->n_checked};
         TRY(wait_for_all(run, err));
         TRY(team_exchange_hashes(run->team, plan, run->split_digests, result->job_hashes, err));
         TRY(team_reduce(run->team->comm, totals, sizeof totals / sizeof *totals, err));
         result->bytes_read = totals[0];
         result->bytes_written = totals[1];
         result->bytes_resumed = totals[2];
+        result->n_checked = totals[3];
     }
 out:
     return st;

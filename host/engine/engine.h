@@ -57,7 +57,8 @@ struct engine_result {
     struct hash128 *job_hashes; /* [n_jobs] of each output tensor (tree hash, see journal.h); malloc'ed */
     uint64_t bytes_read, bytes_written, bytes_resumed;
     uint64_t n_resumed_jobs;
-    double seconds; /* whole run, fsync included */
+    uint64_t n_checked; /* blocks of GPU work that the CPU has computed as well, and found the same */
+    double seconds;     /* whole run, fsync included */
     double sync_seconds;
     double read_busy, compute_busy, write_busy; /* thread-seconds spent in each stage */
     uint64_t peak_rss_bytes;                    /* of the process so far */

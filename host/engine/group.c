@@ -174,6 +174,7 @@ static enum wm_status fill_slice(const struct pipeline *p, const struct run_job 
         struct backend_member *member = &slice->members[i];
         memset(&member->tile, 0, sizeof member->tile);
         member->op = &slice->ops[i];
+        member->key = run_job_key(pj);
         TRY(plan_job_op(p->plan, pj, member->op, err));
         member->tile.n_elems = (size_t)pj->n_elems;
         member->tile.out_dtype = pj->dtype;

@@ -243,3 +243,8 @@ void run_job_fill_tile(const struct run_job *job, size_t tile, uint64_t tile_ele
         out->in_dtype[s] = p->sources[s].tensor->dtype;
     }
 }
+
+uint64_t run_job_key(const struct plan_job *job)
+{
+    return hash_xxh3_64(job->name, strlen(job->name), 0);
+}

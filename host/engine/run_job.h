@@ -92,5 +92,7 @@ void run_job_advance_order(struct run_job *job);
 uint64_t run_job_tile_elem(const struct run_job *job, size_t tile, uint64_t tile_elems); /* its first element */
 bool run_job_tile_is_done(const struct run_job *job, size_t tile, uint64_t tile_elems);
 void run_job_fill_tile(const struct run_job *job, size_t tile, uint64_t tile_elems, struct merge_tile *out);
+/* The tensor's own number, for drawing samples: the same in every run. */
+uint64_t run_job_key(const struct plan_job *job);
 
 #endif

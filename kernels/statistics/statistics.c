@@ -373,6 +373,7 @@ static void finish_coarse(struct statistics *s, struct kth *kth)
             return;
     }
     kth->coarse_bin = choose_bin(kth, totals);
+    kth->n_in_bin = kth->coarse_bin != UINT32_MAX ? kth->histogram[kth->coarse_bin] : 0;
     memset(kth->histogram, 0, KTH_COARSE_BINS * sizeof *kth->histogram);
     if (kth->coarse_bin != UINT32_MAX) {
         kth->pass = STAT_KTH_FINE;

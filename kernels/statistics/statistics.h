@@ -61,7 +61,8 @@ struct kth {
     uint64_t n_above;              /* elements above hi; added to atomically                                          */
     uint64_t n_greater[KTH_ATOMS]; /* elements of lo..hi above each atom, atoms excepted; added to atomically     */
 
-    uint32_t coarse_bin;                                /* found by COARSE */
+    uint32_t coarse_bin;                                /* found by COARSE, ... */
+    uint64_t n_in_bin;                                  /* ... with so many elements */
     uint32_t threshold;                                 /* found by FINE, or by COARSE when it is an atom */
     enum { KTH_EQUAL_LISTED, KTH_EQUAL_COUNTED } equal; /* where the tiles' numbers of equal elements are */
     size_t cut_tile;            /* where the last kept one of the equal elements is, ...                       */

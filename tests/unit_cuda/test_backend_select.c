@@ -218,7 +218,7 @@ static void a_tensor_waits_for_no_other(void **state)
     machine.lazy_streams = true;
     for (int i = 0; i < 2; i++) {
         const uint64_t n = 5 * CHUNK - 7;
-        struct backend_tensor_info info = {5, i == 0 ? 3 : 2, n, CHUNK, true, 0};
+        struct backend_tensor_info info = {5, i == 0 ? 3 : 2, n, CHUNK, true, 0, 0};
         struct backend_task tasks[6];
         struct wm_error err = WM_ERROR_INIT;
         struct tiles_run run = {.tile_elems = CHUNK};
