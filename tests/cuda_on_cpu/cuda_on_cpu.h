@@ -24,6 +24,8 @@ enum cuda_on_cpu_order { CUDA_ON_CPU_FORWARD, CUDA_ON_CPU_REVERSE, CUDA_ON_CPU_S
 struct cuda_on_cpu_config {
     int n_devices;       /* 0: a machine without a GPU; -1: one without even a driver */
     size_t memory_bytes; /* of each device */
+    size_t pinned_bytes; /* that can be page-locked; 0: all */
+    bool lacks_code;     /* the program was not compiled for these devices */
     /* false: an operation runs when it is submitted. true: it runs only when something waits for it, and no others. */
     bool lazy_streams;
     enum cuda_on_cpu_order order; /* in which threads of a block take their turns */
@@ -57,6 +59,7 @@ struct cuda_on_cpu_live {
     size_t streams;
     size_t events;
     size_t peak_device_bytes;
+    bool failed; /* a context has ended: what it held cannot be given back on hardware */
 };
 
 struct cuda_on_cpu_config cuda_on_cpu_default(void);

@@ -90,6 +90,7 @@ struct Machine {
     cuda_on_cpu_counts counts;
     uint64_t n_until_failure_seen;
     Device devices[MAX_DEVICES];
+    size_t n_pinned;
     std::map<uintptr_t, Buffer> buffers;
     std::set<Stream *> streams;
     std::set<Event *> events;
@@ -200,6 +201,8 @@ cudaError_t new_buffer(void **out, size_t n_bytes, int device)
     Device *d = device < 0 ? nullptr : &machine->devices[device];
     if (d && (n_bytes > machine->config.memory_bytes || granules(n_bytes) > machine->config.memory_bytes - d->n_used))
         return cudaErrorMemoryAllocation;
+    if (!d && machine->config.pinned_bytes && n_bytes > machine->config.pinned_bytes - machine->n_pinned)
+        return cudaErrorMemoryAllocation;
     void *p = nullptr;
     if (posix_memalign(&p, GRANULE, n_bytes) != 0)
         return cudaErrorMemoryAllocation;
@@ -209,6 +212,8 @@ cudaError_t new_buffer(void **out, size_t n_bytes, int device)
         d->n_used += granules(n_bytes);
         d->n_peak = d->n_used > d->n_peak ? d->n_used : d->n_peak;
         asan_poison(p, n_bytes);
+    } else {
+        machine->n_pinned += n_bytes;
     }
     *out = p;
     return cudaSuccess;
@@ -219,6 +224,8 @@ void free_buffer(std::map<uintptr_t, Buffer>::iterator at)
     asan_unpoison((void *)at->first, at->second.n_bytes);
     if (at->second.device >= 0)
         machine->devices[at->second.device].n_used -= granules(at->second.n_bytes);
+    else
+        machine->n_pinned -= at->second.n_bytes;
     free((void *)at->first);
     machine->buffers.erase(at);
 }
@@ -615,6 +622,8 @@ cudaError_t check_launch(const KernelOp &k, const void *kernel, const Stream *s)
     if (g.x == 0 || g.y == 0 || g.z == 0 || b.x == 0 || b.y == 0 || b.z == 0 || g.x > 0x7fffffff || g.y > MAX_GRID_YZ ||
         g.z > MAX_GRID_YZ || b.z > MAX_BLOCK_Z || (uint64_t)b.x * b.y * b.z > 1024)
         return cudaErrorInvalidConfiguration;
+    if (machine->config.lacks_code)
+        return cudaErrorNoKernelImageForDevice;
     auto limit = machine->shared_limits.find(kernel);
     if (k.launch.n_shared_bytes > (limit == machine->shared_limits.end() ? SHARED_DEFAULT : limit->second.n_bytes))
         return cudaErrorInvalidValue;
@@ -760,9 +769,12 @@ static void count_live(int device, cuda_on_cpu_live *out)
         out->streams += device < 0 || s->device == device;
     for (const Event *e : machine->events)
         out->events += device < 0 || e->device == device;
-    for (int i = 0; i < MAX_DEVICES; i++)
-        if (device < 0 || i == device)
-            out->peak_device_bytes += machine->devices[i].n_peak;
+    for (int i = 0; i < MAX_DEVICES; i++) {
+        if (device >= 0 && i != device)
+            continue;
+        out->peak_device_bytes += machine->devices[i].n_peak;
+        out->failed |= machine->devices[i].sticky != cudaSuccess;
+    }
 }
 
 void cuda_on_cpu_get_live(int device, struct cuda_on_cpu_live *out)
@@ -1329,6 +1341,18 @@ cudaError_t cudaFuncSetAttribute(const void *function, cudaFuncAttribute attribu
         if (value < 0 || (size_t)value > SHARED_MOST)
             return cudaErrorInvalidValue;
         machine->shared_limits[function] = {(size_t)value, 0};
+        return cudaSuccess;
+    });
+}
+
+/* Figures of a pretended kernel would say nothing: callers ask whether there is one. */
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *attributes, const void *)
+{
+    return call([=] {
+        if (machine->config.lacks_code)
+            return cudaErrorNoKernelImageForDevice;
+        *attributes = cudaFuncAttributes{};
+        attributes->maxThreadsPerBlock = 1024;
         return cudaSuccess;
     });
 }
