@@ -67,4 +67,6 @@ set(CUDA_PC_LIBS "-L${CUDAToolkit_LIBRARY_DIR} -lcudart_static -lstdc++ -ldl -lr
 target_link_options(wm_flags INTERFACE -static-libstdc++ -static-libgcc)
 # Host code that speaks to the runtime sees its headers and knows that it is there.
 target_compile_definitions(wm_flags INTERFACE WM_HAVE_CUDA)
+string(REPLACE ";" ", " archs "${WM_CUDA_ARCHS}")
+set_source_files_properties(host/engine/backend_cuda.c PROPERTIES COMPILE_DEFINITIONS "WM_CUDA_ARCHS=\"${archs}\"")
 target_include_directories(wm_flags SYSTEM INTERFACE ${CUDAToolkit_INCLUDE_DIRS})

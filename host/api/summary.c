@@ -11,7 +11,7 @@ static double rate(uint64_t n_bytes, double seconds)
 
 static void add_text(const struct plan *plan, const struct engine_result *r, const char *out_path, struct text *out)
 {
-    char read[24], wrote[24], took[24], peak[24], resumed[24];
+    char read[24], wrote[24], took[24], peak[24], resumed[24], moved_there[24];
     uint64_t moved = r->bytes_read + r->bytes_written;
 
     text_addf(out, "%s: %zu tensors, %s in %d shard%s\n", out_path, plan->n_jobs,
@@ -24,6 +24,13 @@ static void add_text(const struct plan *plan, const struct engine_result *r, con
         text_addf(out, "  took %s over from an earlier run\n",
                   text_decimal_bytes(resumed, sizeof resumed, r->bytes_resumed));
     text_addf(out, "  peak memory %s on %s\n", text_bytes(peak, sizeof peak, r->peak_rss_bytes), r->compute);
+    if (r->n_devices > 1) {
+        text_add(out, "  moved");
+        for (int d = 0; d < r->n_devices; d++)
+            text_addf(out, "%s %s", d ? "," : "",
+                      text_decimal_bytes(moved_there, sizeof moved_there, r->device_bytes[d]));
+        text_add(out, " over the GPUs' buses\n");
+    }
     if (r->n_checked)
         text_addf(out, "  %" PRIu64 " blocks of the GPU's work done again on the CPU: the same bytes\n", r->n_checked);
 }
@@ -54,10 +61,14 @@ static void add_json(const struct plan *plan, const struct engine_result *r, con
               ",\n  \"bytes_read\": %" PRIu64 ",\n  \"bytes_written\": %" PRIu64 ",\n  \"bytes_resumed\": %" PRIu64
               ",\n  \"seconds\": %.6f,\n  \"sync_seconds\": %.6f,\n  \"read_busy_seconds\": %.6f,\n"
               "  \"compute_busy_seconds\": %.6f,\n  \"write_busy_seconds\": %.6f,\n  \"peak_rss_bytes\": %" PRIu64
-              ",\n  \"limiter\": \"%s\",\n  \"compute\": \"%s\",\n  \"blocks_checked\": %" PRIu64,
+              ",\n  \"limiter\": \"%s\",\n  \"compute\": \"%s\",\n  \"blocks_checked\": %" PRIu64
+              ",\n  \"device_bytes\": [",
               plan->n_jobs, plan->n_params, plan->n_shards, plan->bytes_out, r->bytes_read, r->bytes_written,
               r->bytes_resumed, r->seconds, r->sync_seconds, r->read_busy, r->compute_busy, r->write_busy,
               r->peak_rss_bytes, r->limiter, r->compute, r->n_checked);
+    for (int d = 0; d < r->n_devices; d++)
+        text_addf(out, "%s%" PRIu64, d ? ", " : "", r->device_bytes[d]);
+    text_add(out, "]");
     add_ranks(ranks, out);
     text_add(out, "\n}\n");
 }

@@ -25,8 +25,9 @@ struct backend {
     size_t group_members; /* small tensors that run_group wants at once, at most BACKEND_GROUP_MEMBERS */
     bool lost;         /* the device failed for good (seen by its thread or by alloc); nothing computed on it counts */
     char message[512]; /* ... and how: a sentence without its end */
-    uint64_t
-        n_checked; /* blocks of TILE_CHUNK_ELEMS, a pass each, that the CPU has computed as well (by its own thread) */
+    /* Set by its own thread as well: bytes of tiles and groups copied to and from the device, and blocks of
+     * TILE_CHUNK_ELEMS, one for each pass, that the CPU has computed as well. */
+    uint64_t n_bytes, n_checked;
 };
 
 /* One tile's turn: a statistics pass (statistics given and not ready), the element-wise pass, or in STAT_KTH_GUESS both
@@ -121,6 +122,8 @@ struct backend_cuda_options {
     int max_inputs;           /* of any tensor                                         */
     unsigned verify_per_1000; /* blocks recomputed on the CPU and compared, per thousand */
 };
+/* Takes all memory that it will use. WM_NO_DEVICE, or WM_TEMPORARY when two tiles of every input do not fit: smaller ones
+ * may. */
 enum wm_status backend_open_cuda(struct backend **backend, const struct backend_cuda_options *options,
                                  struct wm_error *err);
 #endif

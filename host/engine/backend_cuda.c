@@ -8,7 +8,8 @@
  * What it must not know: jobs, files, how kernels work (methods/device.h).
  *
  * After a CUDA error everything computed since is worthless and the context may be, too (reliability notes 5.1): the
- * backend is marked lost and never used again.
+ * backend is marked lost and never used again. All of a device's memory is taken when it is opened: what does not fit is
+ * known before a tile is read.
  */
 #include "engine/backend_cuda.h"
 
@@ -22,10 +23,22 @@
 
 /* ---- errors ----------------------------------------------------------------------------------------------------- */
 
+/* Errors that leave the context as it was (reliability notes 5.1). After any other nothing is given back one by one: the
+ * driver does not do it any more, and takes everything when the process ends. */
+static bool leaves_context(cudaError_t code)
+{
+    return code == cudaErrorMemoryAllocation || code == cudaErrorInvalidValue ||
+           code == cudaErrorInvalidConfiguration || code == cudaErrorInvalidDeviceFunction ||
+           code == cudaErrorNoKernelImageForDevice || code == cudaErrorLaunchOutOfResources;
+}
+
 enum wm_status backend_cuda_lose(struct backend *b, cudaError_t code, const char *what, struct wm_error *err)
 {
     struct cuda_backend *cuda = (struct cuda_backend *)b;
 
+    cuda->dead |= !leaves_context(code);
+    if (!cuda->dead)
+        (void)cudaGetLastError(); /* not sticky: take it off the record */
     if (!b->lost) {
         b->lost = true;
         snprintf(b->message, sizeof b->message, "GPU %d failed while %s: %s", cuda->options.device, what,
@@ -50,7 +63,9 @@ static void *cuda_alloc(struct backend *b, size_t n_bytes)
 
     if (!b->lost && code == cudaSuccess)
         code = cudaHostAlloc(&memory, n_bytes, cudaHostAllocPortable);
-    if (code != cudaSuccess && code != cudaErrorMemoryAllocation)
+    if (code == cudaErrorMemoryAllocation)
+        (void)cudaGetLastError(); /* or the next launch would report it */
+    else if (code != cudaSuccess)
         (void)backend_cuda_lose(b, code, "pinning memory", NULL);
     return memory;
 }
@@ -63,15 +78,36 @@ static void cuda_free(struct backend *b, void *memory, size_t n_bytes)
         cudaFreeHost(memory);
 }
 
-/* As many input slots as the budget holds; when the device has less than it said, half, and half again: the tile size,
- * and with it every byte of the result, stays what it is. */
+static enum wm_status too_small(const struct cuda_backend *cuda, struct wm_error *err)
+{
+    (void)cudaGetLastError(); /* of an allocation; not sticky */
+    return error_set(err, WM_TEMPORARY,
+                     "GPU %d has too little free memory for two tiles of every input; free it, raise --device-memory, "
+                     "lower --tile, or use --device cpu",
+                     cuda->options.device);
+}
+
+/* One allocation. Memory that is not there is WM_TEMPORARY, and no reason to give the device up. */
+static enum wm_status allocate(struct backend *b, void **memory, uint64_t n_bytes, struct wm_error *err)
+{
+    cudaError_t code = cudaMalloc(memory, n_bytes);
+    enum wm_status st = WM_OK;
+
+    if (code == cudaErrorMemoryAllocation)
+        return too_small((struct cuda_backend *)b, err);
+    CUDA(code, "allocating memory");
+out:
+    return st;
+}
+
+/* As many input slots as the budget holds; when the device has less than it said, half, and half again, as long as tiles
+ * can come and go. After that only smaller tiles help. */
 static enum wm_status allocate_slots(struct backend *b, struct cuda_thread *t, struct wm_error *err)
 {
     const struct backend_cuda_options *o = &((struct cuda_backend *)b)->options;
     uint64_t fewest = (uint64_t)o->max_inputs * 2, budget = o->memory_bytes, fixed;
     size_t free_bytes = 0, total_bytes = 0;
     enum wm_status st = WM_OK;
-    cudaError_t code;
 
     t->slot_bytes = round_up(o->tile_in_bytes, SLOT_ALIGN);
     t->out_slot_bytes = round_up(o->tile_out_bytes, SLOT_ALIGN);
@@ -84,19 +120,21 @@ static enum wm_status allocate_slots(struct backend *b, struct cuda_thread *t, s
     t->side_bytes = budget / 8 < SIDE_BYTES ? budget / 8 : SIDE_BYTES;
     budget -= t->side_bytes;
     t->n_slots = (uint32_t)(budget > fixed ? (budget - fixed) / t->slot_bytes : 0);
-    CUDA(cudaMalloc((void **)&t->out_memory, CUDA_DEPTH * t->out_slot_bytes), "allocating memory");
-    CUDA(cudaMalloc((void **)&t->reports, CUDA_DEPTH * sizeof *t->reports), "allocating memory");
+    if (t->n_slots < fewest) {
+        st = too_small((struct cuda_backend *)b, err);
+        goto out;
+    }
+    TRY(allocate(b, (void **)&t->out_memory, CUDA_DEPTH * t->out_slot_bytes, err));
+    TRY(allocate(b, (void **)&t->reports, CUDA_DEPTH * sizeof *t->reports, err));
     for (;; t->n_slots /= 2) {
-        if (t->n_slots < fewest) {
-            st = backend_cuda_lose(b, cudaErrorMemoryAllocation, "allocating memory for its tiles", err);
+        struct wm_error refused = WM_ERROR_INIT;
+        st = allocate(b, (void **)&t->memory, t->n_slots * t->slot_bytes, &refused);
+        if (st == WM_OK)
+            break;
+        if (st != WM_TEMPORARY || t->n_slots / 2 < fewest) {
+            error_set(err, st, "%s", refused.message);
             goto out;
         }
-        code = cudaMalloc((void **)&t->memory, t->n_slots * t->slot_bytes);
-        if (code == cudaSuccess)
-            break;
-        if (code != cudaErrorMemoryAllocation)
-            CUDA(code, "allocating memory");
-        (void)cudaGetLastError(); /* not sticky: take it off the record */
     }
     t->free_slots = malloc(t->n_slots * sizeof *t->free_slots);
     if (!t->free_slots) {
@@ -112,13 +150,11 @@ out:
 
 /* ---- the thread -------------------------------------------------------------------------------------------------- */
 
-static void cuda_thread_free(struct backend *b, void *thread)
+static void release_thread(struct backend *b, struct cuda_thread *t)
 {
-    struct cuda_thread *t = thread;
-
     if (!t)
         return;
-    if (!b->lost) { /* a lost device is not asked to do anything any more */
+    if (!((struct cuda_backend *)b)->dead) {
         for (int i = 0; i < CUDA_DEPTH; i++) {
             if (t->slots[i].uploaded)
                 cudaEventDestroy(t->slots[i].uploaded);
@@ -153,17 +189,15 @@ static void cuda_thread_free(struct backend *b, void *thread)
     free(t);
 }
 
-static void *cuda_thread_new(struct backend *b, struct wm_error *err)
+static enum wm_status make_thread(struct backend *b, struct cuda_thread **thread, struct wm_error *err)
 {
-    const struct backend_cuda_options *o = &((struct cuda_backend *)b)->options;
-    struct cuda_thread *t = calloc(1, sizeof *t);
+    struct cuda_thread *t = *thread = calloc(1, sizeof *t);
     enum wm_status st = WM_OK;
 
     if (!t || !(t->scratch = cpu_scratch_new()) || !(t->check = malloc(CUDA_CHECK_BYTES))) {
         st = error_no_memory(err, "starting a GPU");
         goto out;
     }
-    CUDA(cudaSetDevice(o->device), "being selected");
     CUDA(cudaStreamCreateWithFlags(&t->upload, cudaStreamNonBlocking), "creating a stream");
     CUDA(cudaStreamCreateWithFlags(&t->compute, cudaStreamNonBlocking), "creating a stream");
     CUDA(cudaStreamCreateWithFlags(&t->download, cudaStreamNonBlocking), "creating a stream");
@@ -183,10 +217,38 @@ static void *cuda_thread_new(struct backend *b, struct wm_error *err)
     }
 out:
     if (st != WM_OK) {
-        cuda_thread_free(b, t);
-        return NULL;
+        release_thread(b, t);
+        *thread = NULL;
     }
-    return t;
+    return st;
+}
+
+/* What opening has made, or an earlier thread has left. */
+static void *cuda_thread_new(struct backend *b, struct wm_error *err)
+{
+    struct cuda_backend *cuda = (struct cuda_backend *)b;
+    struct cuda_thread *t = cuda->idle;
+    enum wm_status st = WM_OK;
+
+    if (b->lost || !t) {
+        st = error_set(err, WM_NO_DEVICE, "%s; run the same command with --device cpu",
+                       b->lost ? b->message : "a GPU has one thread, and it is at work");
+        goto out;
+    }
+    CUDA(cudaSetDevice(cuda->options.device), "being selected");
+    cuda->idle = NULL;
+out:
+    return st == WM_OK ? t : NULL;
+}
+
+static void cuda_thread_free(struct backend *b, void *thread)
+{
+    struct cuda_backend *cuda = (struct cuda_backend *)b;
+
+    if (!b->lost && thread)
+        cuda->idle = thread;
+    else
+        release_thread(b, thread);
 }
 
 /* ---- tensors ----------------------------------------------------------------------------------------------------- */
@@ -233,6 +295,8 @@ enum wm_status backend_cuda_take(struct backend *b, struct cuda_thread *t, uint6
     }
     for (int i = 0; i < CUDA_MAX_SPARE && t->side_used + n_bytes > t->side_bytes; i++)
         free_side(t, &t->spare[i]);
+    if (t->side_used + n_bytes > t->side_bytes)
+        return WM_OK; /* the budget is the user's: the CPU does what does not fit it */
     code = cudaMalloc(&memory->at, n_bytes);
     if (code == cudaErrorMemoryAllocation) {
         (void)cudaGetLastError(); /* not sticky: take it off the record */
@@ -258,6 +322,9 @@ static void cuda_tensor_free(struct backend *b, void *thread, void *tensor)
         backend_cuda_give(t, &x->vector_weights);
         for (size_t i = 0; x->resident && i < x->n_tiles * (size_t)x->n_inputs; i++)
             t->free_slots[t->n_free++] = x->slots[i];
+    } else if (!((struct cuda_backend *)b)->dead) { /* the thread may be gone */
+        cudaFree(x->results.at);
+        cudaFree(x->vector_weights.at);
     }
     free(x->slots);
     free(x->uploaded);
@@ -324,6 +391,11 @@ static void cuda_abandon(struct backend *b, void *thread)
 
 static void cuda_close(struct backend *b)
 {
+    struct cuda_backend *cuda = (struct cuda_backend *)b;
+
+    if (cuda->idle && !cuda->dead)
+        (void)cudaSetDevice(cuda->options.device);
+    release_thread(b, cuda->idle);
     free(b);
 }
 
@@ -352,6 +424,26 @@ int backend_cuda_count(void)
     return 0;
 }
 
+/* A newer or older GPU than the build was made for. */
+static enum wm_status check_code(struct backend *b, const struct cudaDeviceProp *properties, struct wm_error *err)
+{
+    cudaError_t code = device_has_code();
+    enum wm_status st = WM_OK;
+
+    if (code == cudaErrorNoKernelImageForDevice || code == cudaErrorInvalidDeviceFunction) {
+        (void)cudaGetLastError(); /* not sticky */
+        st = error_set(err, WM_NO_DEVICE,
+                       "this build has no code for GPU %d, which has compute capability %d.%d (it has code for: %s); "
+                       "rebuild it with -DWM_CUDA_ARCHS=%d%d",
+                       ((struct cuda_backend *)b)->options.device, properties->major, properties->minor, WM_CUDA_ARCHS,
+                       properties->major, properties->minor);
+        goto out;
+    }
+    CUDA(code, "looking for its code");
+out:
+    return st;
+}
+
 enum wm_status backend_open_cuda(struct backend **backend, const struct backend_cuda_options *options,
                                  struct wm_error *err)
 {
@@ -367,8 +459,10 @@ enum wm_status backend_open_cuda(struct backend **backend, const struct backend_
     b->depth = CUDA_DEPTH;
     b->group_members = BACKEND_GROUP_MEMBERS;
     cuda->options = *options;
+    CUDA(cudaSetDevice(options->device), "being selected"); /* first: the one before may have failed */
     CUDA(cudaGetDeviceProperties(&properties, options->device), "being examined");
-    CUDA(cudaSetDevice(options->device), "being selected");
+    TRY(check_code(b, &properties, err));
+    TRY(make_thread(b, &cuda->idle, err));
     snprintf(cuda->name, sizeof cuda->name, "cuda:%d %.100s", options->device, properties.name);
     *backend = b;
     cuda = NULL;

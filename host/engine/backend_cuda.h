@@ -57,6 +57,8 @@ struct cuda_backend {
     struct backend backend;
     struct backend_cuda_options options;
     char name[128];
+    bool dead;                /* lost with its context: what was allocated there is gone already */
+    struct cuda_thread *idle; /* the driving thread's state while nobody drives                   */
 };
 
 struct cuda_group;

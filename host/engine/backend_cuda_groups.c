@@ -124,10 +124,13 @@ static enum wm_status run_rounds(struct backend *b, struct cuda_thread *t, const
     struct device_group_round round;
     enum wm_status st = WM_OK;
 
-    for (int i = 0; i < group->n_inputs; i++)
+    for (int i = 0; i < group->n_inputs; i++) {
         CUDA(cudaMemcpyAsync(places->inputs[i], group->inputs[i], group->n_input_bytes[i], cudaMemcpyHostToDevice,
                              t->compute),
              "uploading a group of tensors");
+        b->n_bytes += group->n_input_bytes[i];
+    }
+    b->n_bytes += group->n_out_bytes;
     do {
         device_group_plan(g->tensors, g->n_tensors, g->table, &round);
         CUDA(cudaMemcpyAsync(places->table, g->table, round.n_table_bytes, cudaMemcpyHostToDevice, t->compute),
@@ -199,7 +202,7 @@ out:
         statistics_free(t->group->tensors[i].statistics);
         t->group->tensors[i].statistics = NULL;
     }
-    if (!b->lost && places.memory.at) /* a lost device is not asked to do anything any more */
+    if (!((struct cuda_backend *)b)->dead && places.memory.at)
         backend_cuda_give(t, &places.memory);
     return st;
 }

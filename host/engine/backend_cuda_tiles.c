@@ -112,6 +112,7 @@ static enum wm_status upload_inputs(struct backend *b, struct cuda_thread *t, st
         if (x->resident && x->uploaded[at])
             continue;
         CUDA(cudaMemcpyAsync(memory, tile->in[i], n_bytes, cudaMemcpyHostToDevice, t->upload), "uploading a tile");
+        b->n_bytes += n_bytes;
         if (x->resident)
             x->uploaded[at] = 1;
     }
@@ -196,6 +197,7 @@ static enum wm_status combine(struct backend *b, struct cuda_thread *t, struct c
     CUDA(cudaStreamWaitEvent(t->download, slot->computed, 0), "downloading a tile");
     CUDA(cudaMemcpyAsync(task->tile.out, slot->out, n_bytes, cudaMemcpyDeviceToHost, t->download),
          "downloading a tile");
+    b->n_bytes += n_bytes;
     CUDA(cudaMemcpyAsync(slot->host_report, slot->report, sizeof *slot->report, cudaMemcpyDeviceToHost, t->download),
          "downloading a tile");
 out:

@@ -17,18 +17,20 @@ static enum wm_status open_cpu(const struct plan *plan, struct backends *backend
     if (st == WM_OK) {
         backends->n_items = 1;
         backends->threads_per_backend = plan->memory.n_compute;
+        backends->memory = plan->memory;
     }
     return st;
 }
 
 #ifdef WM_HAVE_CUDA
 
-static void fill_options(const struct plan *plan, const struct wm_options *options, struct backend_cuda_options *cuda)
+static void fill_options(const struct plan *plan, const struct wm_options *options, const struct plan_memory *memory,
+                         struct backend_cuda_options *cuda)
 {
-    uint64_t tile_elems = plan->memory.tile_elems;
+    uint64_t tile_elems = memory->tile_elems;
 
     *cuda = (struct backend_cuda_options){.memory_bytes = options->device_memory_bytes,
-                                          .tile_out_bytes = plan->memory.out_slot_bytes,
+                                          .tile_out_bytes = memory->out_slot_bytes,
                                           .max_inputs = 1,
                                           .verify_per_1000 = (unsigned)options->verify_per_1000};
     for (size_t j = 0; j < plan->n_jobs; j++) {
@@ -65,26 +67,116 @@ static int ranks_on_device(const struct wm_options *options, int n_devices)
     return (options->local_size + n_devices - 1) / n_devices;
 }
 
+/* The devices that this process would use, and what became of them. */
+struct candidates {
+    int first, end;
+    bool refused[BACKENDS_MAX]; /* by device number less first */
+    struct wm_error last;       /* why the last one that was refused was */
+};
+
+static void refuse(struct candidates *c, int device, const struct wm_error *why)
+{
+    c->refused[device - c->first] = true;
+    c->last = *why;
+}
+
+/* Opens those that are not refused with tiles of one size. Refuses what has a fault of its own; false: some are only short of
+ * memory (`is_short`), and all are closed again. */
+static bool open_all(struct candidates *c, struct backend_cuda_options *options, struct backends *backends,
+                     bool is_short[BACKENDS_MAX])
+{
+    bool any_short = false;
+
+    for (int d = c->first; d < c->end; d++) {
+        struct wm_error why = WM_ERROR_INIT;
+        enum wm_status st;
+        is_short[d - c->first] = false;
+        if (c->refused[d - c->first])
+            continue;
+        options->device = d;
+        st = backend_open_cuda(&backends->items[backends->n_items], options, &why);
+        if (st == WM_OK) {
+            backends->n_items++;
+        } else if (st == WM_TEMPORARY) {
+            any_short = is_short[d - c->first] = true;
+            c->last = why;
+        } else {
+            refuse(c, d, &why);
+        }
+    }
+    if (any_short)
+        backends_close(backends);
+    return !any_short;
+}
+
+/* Tiles of half the size, while there are any and the host's budget holds their bookkeeping. Ranks must agree on the size
+ * where they share a tensor, so that none of them changes it alone. */
+static bool halve_tiles(const struct plan *plan, const struct wm_options *options, struct plan_memory *memory)
+{
+    struct wm_error ignored = WM_ERROR_INIT;
+    uint64_t half = memory->tile_elems / 2 / TILE_CHUNK_ELEMS * TILE_CHUNK_ELEMS;
+
+    return options->n_ranks <= 1 && half && plan_memory_with_tiles(plan, half, memory, &ignored) == WM_OK;
+}
+
+/* With tiles as large as fit all devices; one that is too small for any is left out. */
+static void open_what_fits(const struct plan *plan, const struct wm_options *options, int n_sharing,
+                           struct candidates *c, struct backends *backends)
+{
+    struct backend_cuda_options cuda;
+    bool is_short[BACKENDS_MAX];
+
+    backends->memory = plan->memory;
+    for (;;) {
+        fill_options(plan, options, &backends->memory, &cuda);
+        cuda.n_sharing = n_sharing;
+        if (open_all(c, &cuda, backends, is_short))
+            return;
+        if (halve_tiles(plan, options, &backends->memory))
+            continue;
+        for (int d = c->first; d < c->end; d++)
+            if (is_short[d - c->first])
+                c->refused[d - c->first] = true;
+        backends->memory = plan->memory;
+    }
+}
+
+/* What the user should hear of devices that were asked for and are not used, or not used as planned. */
+static void tell(const struct plan *plan, const struct candidates *c, struct backends *backends)
+{
+    uint64_t tile_elems = backends->memory.tile_elems;
+    int n_refused = 0;
+
+    for (int d = c->first; d < c->end; d++)
+        n_refused += c->refused[d - c->first];
+    if (n_refused)
+        snprintf(backends->notice, sizeof backends->notice,
+                 "%d of %d GPUs could not be used, and %s did the work: %.900s", n_refused, c->end - c->first,
+                 backends->n_items ? "the others" : "the CPU", c->last.message);
+    else if (tile_elems != plan->memory.tile_elems)
+        snprintf(backends->notice, sizeof backends->notice,
+                 "tiles had %llu elements instead of %llu: more did not fit a GPU's memory; the result is the same, a "
+                 "larger --device-memory may be faster",
+                 (unsigned long long)tile_elems, (unsigned long long)plan->memory.tile_elems);
+}
+
 static enum wm_status open_cuda(const struct plan *plan, const struct wm_options *options, int n_devices,
                                 struct backends *backends, struct wm_error *err)
 {
     int only = backends_own_device(options);
-    struct backend_cuda_options cuda;
+    struct candidates c = {.first = only >= 0 ? only : 0, .end = only >= 0 ? only + 1 : n_devices};
     enum wm_status st = WM_OK;
 
-    fill_options(plan, options, &cuda);
-    cuda.n_sharing = ranks_on_device(options, n_devices);
-    for (int d = only >= 0 ? only : 0; d < (only >= 0 ? only + 1 : n_devices); d++) {
-        if (backends->n_items == BACKENDS_MAX)
-            break;
-        cuda.device = d;
-        TRY(backend_open_cuda(&backends->items[backends->n_items], &cuda, err));
-        backends->n_items++;
-    }
+    if (c.end - c.first > BACKENDS_MAX)
+        c.end = c.first + BACKENDS_MAX;
+    open_what_fits(plan, options, ranks_on_device(options, n_devices), &c, backends);
     backends->threads_per_backend = 1;
-out:
-    if (st != WM_OK)
-        backends_close(backends);
+    if (!backends->n_items && options->device == WM_DEVICE_CUDA)
+        return error_set(err, WM_NO_DEVICE, "%s", c.last.message);
+    tell(plan, &c, backends);
+    backends->has_devices = backends->n_items > 0;
+    if (!backends->n_items)
+        st = open_cpu(plan, backends, err);
     return st;
 }
 

@@ -5,14 +5,18 @@
 #include "engine/backend.h"
 #include "engine/engine.h"
 
-#define BACKENDS_MAX 16
+#define BACKENDS_MAX ENGINE_MAX_DEVICES
 
 struct backends {
     struct backend *items[BACKENDS_MAX]; /* the CPU's alone, or one for each GPU */
     int n_items, threads_per_backend;
+    bool has_devices;
+    struct plan_memory memory;   /* the plan's, or with smaller tiles where the plan's do not fit a device */
+    char notice[WM_ERROR_BYTES]; /* of devices that are not used as they might be; "" */
 };
 
-/* WM_NO_DEVICE when a GPU was asked for and there is none. */
+/* WM_NO_DEVICE when a GPU was asked for and there is none that can be used. With --device auto the CPU does the work then;
+ * of several GPUs those that can be used do. */
 enum wm_status backends_open(const struct plan *plan, const struct wm_options *options, struct backends *backends,
                              struct wm_error *err);
 /* The one GPU that a process of several on a machine uses, counted from 0; -1: none, or more than one. */

@@ -25,9 +25,22 @@ struct compute {
     struct pipeline *p;
     struct backend *backend, *own; /* own: opened by this thread after a GPU was lost */
     void *thread;                  /* the backend's */
+    struct executor shared_own;    /* of the workers that joined in when the last GPU was lost */
+    pthread_t *workers;
+    int n_workers;
     struct flight flights[BACKEND_MAX_DEPTH];
     int first, n_flights;
 };
+
+/* Called and left with the lock held. */
+static void abandon(struct compute *c)
+{
+    if (!c->backend->lost || !c->backend->ops->abandon || !c->thread)
+        return;
+    pthread_mutex_unlock(&c->p->lock);
+    c->backend->ops->abandon(c->backend, c->thread);
+    pthread_mutex_lock(&c->p->lock);
+}
 
 /* ---- tensors that are not computed with ---------------------------------------------------------------------- */
 
@@ -203,6 +216,13 @@ out:
 
 /* ---- a group ---------------------------------------------------------------------------------------------------- */
 
+/* Nothing that the lost device began may still write when somebody else gets the slot. Called and left with the lock held. */
+static void release_abandoned(struct compute *c, uint32_t out_slot)
+{
+    abandon(c);
+    schedule_release_out_slot(c->p, out_slot);
+}
+
 /* Computes a group and hands it to a writer. Called and left with the lock held. */
 static void compute_group(struct compute *c, struct run_job *job, uint32_t out_slot)
 {
@@ -219,7 +239,7 @@ static void compute_group(struct compute *c, struct run_job *job, uint32_t out_s
     p->compute_busy += began;
     if (st != WM_OK) {
         if (c->backend->lost) /* begins again elsewhere */
-            schedule_release_out_slot(p, out_slot);
+            release_abandoned(c, out_slot);
         else
             schedule_fail(p, &err);
         return;
@@ -336,6 +356,19 @@ static void land(struct compute *c)
 
 /* ---- a lost device --------------------------------------------------------------------------------------------- */
 
+/* The last GPU is gone: as many threads as the plan has for computing go on together. Fewer are only slower. Called and left
+ * with the lock held. */
+static void start_workers(struct compute *c)
+{
+    int n = c->p->plan->memory.n_compute - c->p->n_lost; /* every lost GPU's thread is one already */
+
+    c->workers = n > 0 ? malloc((size_t)n * sizeof *c->workers) : NULL;
+    c->shared_own = (struct executor){c->p, c->own};
+    while (c->workers && c->n_workers < n &&
+           pthread_create(&c->workers[c->n_workers], NULL, compute_thread, &c->shared_own) == 0)
+        c->n_workers++;
+}
+
 /* Everything that was on the device is gone; nothing of it was written. Its jobs start again elsewhere, keeping the tiles
  * that are in the output already, and this thread goes on as one more CPU thread. Called and left with the lock held. */
 static void go_on_without(struct compute *c)
@@ -344,10 +377,7 @@ static void go_on_without(struct compute *c)
     struct backend *lost = c->backend, *cpu = NULL;
     struct wm_error err = WM_ERROR_INIT;
 
-    pthread_mutex_unlock(&p->lock);
-    if (lost->ops->abandon)
-        lost->ops->abandon(lost, c->thread);
-    pthread_mutex_lock(&p->lock);
+    abandon(c);
     while (c->n_flights) {
         struct flight *f = &c->flights[c->first];
         if (f->out_slot != RUN_NO_SLOT)
@@ -364,9 +394,24 @@ static void go_on_without(struct compute *c)
     if (backend_open_cpu(&cpu, &err) == WM_OK)
         c->thread = cpu->ops->thread_new(cpu, &err);
     pthread_mutex_lock(&p->lock);
-    c->own = c->backend = cpu ? cpu : lost;
+    c->own = cpu;
+    c->backend = cpu ? cpu : lost;
     if (err.status != WM_OK)
         schedule_fail(p, &err);
+    else if (++p->n_lost == p->args->n_backends)
+        start_workers(c);
+}
+
+/* Called without the lock. */
+static void end(struct compute *c)
+{
+    while (c->n_workers)
+        pthread_join(c->workers[--c->n_workers], NULL);
+    free(c->workers);
+    if (c->thread)
+        c->backend->ops->thread_free(c->backend, c->thread);
+    if (c->own)
+        c->own->ops->close(c->own);
 }
 
 /* ---- the thread -------------------------------------------------------------------------------------------------- */
@@ -383,7 +428,9 @@ void *compute_thread(void *arg)
 
     c.thread = c.backend->ops->thread_new(c.backend, &err);
     pthread_mutex_lock(&p->lock);
-    if (!c.thread)
+    if (!c.thread && c.backend->lost)
+        go_on_without(&c);
+    else if (!c.thread)
         schedule_fail(p, &err);
     while (!p->stop) {
         if (c.n_flights < c.backend->depth && schedule_take_compute(p, c.backend, &job, &tile, &out_slot)) {
@@ -407,11 +454,9 @@ void *compute_thread(void *arg)
         c.first = (c.first + 1) % BACKEND_MAX_DEPTH;
         c.n_flights--;
     }
+    abandon(&c);
     schedule_reap_all(p, c.backend, c.thread);
     pthread_mutex_unlock(&p->lock);
-    if (c.thread)
-        c.backend->ops->thread_free(c.backend, c.thread);
-    if (c.own)
-        c.own->ops->close(c.own);
+    end(&c);
     return NULL;
 }

@@ -132,7 +132,7 @@ struct run {
     const volatile int *cancel;
     double start;
 
-    struct plan known; /* with the thresholds; everything else is borrowed */
+    struct plan known; /* with the thresholds, and memory as the devices allow; everything else is borrowed */
     struct backends backends;
     struct journal journal;
     struct journal_record *records;
@@ -224,9 +224,9 @@ static enum wm_status wait_for_all(const struct run *run, struct wm_error *err)
  * ours any more. */
 static enum wm_status survey(struct run *run, struct engine_result *result, struct wm_error *err)
 {
-    const struct plan_rank_share *share =
-        is_team(run) ? share_of(run->team) : NULL; /* parts: from the file, or all of it */
-    struct survey_args args = {.plan = run->plan,
+    /* parts: from the file */
+    const struct plan_rank_share *share = is_team(run) ? share_of(run->team) : NULL;
+    struct survey_args args = {.plan = &run->known,
                                .options = run->options,
                                .dir = run->output->partial_path,
                                .backends = run->backends.items,
@@ -263,12 +263,14 @@ enum wm_status engine_survey(const struct plan *plan, const struct output *outpu
     enum wm_status st = WM_OK;
 
     run.start = file_now_seconds();
+    run.known = *plan;
     memset(result, 0, sizeof *result);
     raise_descriptor_limit();
     if (is_team(&run))
         TRY(team_agree(team, plan, err));
     if (plan->n_survey_passes) {
         TRY(backends_open(plan, options, &run.backends, err));
+        run.known.memory = run.backends.memory;
         TRY(survey(&run, result, err));
     }
     if (is_team(&run)) /* nobody ends before the file is there */
@@ -447,10 +449,18 @@ static enum wm_status run_pipelines(struct run *run, struct engine_result *resul
     result->read_busy += args.before.read_busy + last.read_busy;
     result->compute_busy += args.before.compute_busy + last.compute_busy;
     result->write_busy = args.before.write_busy + last.write_busy;
-    for (int b = 0; b < run->backends.n_items; b++)
+    for (int b = 0; b < run->backends.n_items; b++) {
         result->n_checked += run->backends.items[b]->n_checked;
+        result->device_bytes[b] = run->backends.items[b]->n_bytes;
+    }
+    result->n_devices = run->backends.has_devices ? run->backends.n_items : 0;
     if (last.notice[0] || args.before.notice[0])
         memcpy(result->notice, last.notice[0] ? last.notice : args.before.notice, sizeof result->notice);
+    if (run->backends.notice[0] && !result->notice[0])
+        memcpy(result->notice, run->backends.notice, sizeof result->notice);
+    else if (run->backends.notice[0])
+        snprintf(result->notice, sizeof result->notice, "%.1000s; and %.1000s", run->backends.notice,
+                 last.notice[0] ? last.notice : args.before.notice);
 out:
     return st;
 }
@@ -487,6 +497,7 @@ static enum wm_status do_run(struct run *run, struct engine_result *result, stru
     TRY(allocate(run, result, err));
     raise_descriptor_limit();
     TRY(backends_open(plan, run->options, &run->backends, err));
+    run->known.memory = run->backends.memory;
     name_compute(result, &run->backends);
     result->n_compute = run->backends.n_items * run->backends.threads_per_backend;
     if (is_team(run))

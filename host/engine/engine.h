@@ -53,10 +53,14 @@ const char *backends_summary(char *buffer, size_t size);
 
 /* ---- the run ------------------------------------------------------------------------------------------------ */
 
+#define ENGINE_MAX_DEVICES 16
+
 struct engine_result {
     struct hash128 *job_hashes; /* [n_jobs] of each output tensor (tree hash, see journal.h); malloc'ed */
     uint64_t bytes_read, bytes_written, bytes_resumed;
     uint64_t n_resumed_jobs;
+    uint64_t device_bytes[ENGINE_MAX_DEVICES]; /* copied to and from each GPU ... */
+    int n_devices;                             /* ... that was used; 0: the CPU did everything */
     uint64_t n_checked; /* blocks of GPU work that the CPU has computed as well, and found the same */
     double seconds;     /* whole run, fsync included */
     double sync_seconds;

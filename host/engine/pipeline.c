@@ -97,17 +97,36 @@ static void supervise(struct pipeline *p)
     pthread_mutex_unlock(&p->lock);
 }
 
+/* Memory that all devices reach; where page-locked memory is refused, ordinary memory, which is slower to copy. */
+static void *ring_memory(struct pipeline *p, uint64_t n_bytes, struct backend **owner)
+{
+    struct wm_error ignored = WM_ERROR_INIT;
+    void *memory;
+
+    *owner = p->args->backends[0]; /* the ring is one for all devices */
+    memory = (*owner)->ops->alloc(*owner, n_bytes);
+    if (memory || (!p->pageable && backend_open_cpu(&p->pageable, &ignored) != WM_OK))
+        return memory;
+    *owner = p->pageable;
+    memory = (*owner)->ops->alloc(*owner, n_bytes);
+    if (memory)
+        error_set(
+            &p->notice, WM_NO_DEVICE,
+            "page-locked memory for the GPU was refused, so that copies were slower; lower --memory, or raise the "
+            "limits of this container or machine");
+    return memory;
+}
+
 static bool allocate(struct pipeline *p)
 {
     const struct plan_memory *m = &p->plan->memory;
-    struct backend *b = p->args->backends[0]; /* the ring is one for all devices */
 
     p->free_slots = malloc(m->n_slots * sizeof *p->free_slots);
     p->free_out_slots = malloc(m->n_out_slots * sizeof *p->free_out_slots);
     p->writes = malloc(m->n_out_slots * sizeof *p->writes);
     p->sources = calloc((size_t)p->plan->n_models, sizeof *p->sources);
-    p->slots = b->ops->alloc(b, m->n_slots * m->slot_bytes);
-    p->out_slots = b->ops->alloc(b, m->n_out_slots * m->out_slot_bytes);
+    p->slots = ring_memory(p, m->n_slots * m->slot_bytes, &p->slots_of);
+    p->out_slots = ring_memory(p, m->n_out_slots * m->out_slot_bytes, &p->out_slots_of);
     if (!p->free_slots || !p->free_out_slots || !p->writes || !p->sources || !p->slots || !p->out_slots)
         return false;
     /* Lowest slots are handed out first, so that a small model touches little memory. */
@@ -129,7 +148,6 @@ static bool allocate(struct pipeline *p)
 static void release(struct pipeline *p)
 {
     const struct plan_memory *m = &p->plan->memory;
-    struct backend *b = p->args->backends[0]; /* the ring is one for all devices */
 
     while (p->jobs) {
         struct run_job *next = p->jobs->next;
@@ -143,8 +161,12 @@ static void release(struct pipeline *p)
         free(p->sources[i]);
     }
     free(p->sources);
-    b->ops->free(b, p->slots, m->n_slots * m->slot_bytes);
-    b->ops->free(b, p->out_slots, m->n_out_slots * m->out_slot_bytes);
+    if (p->slots)
+        p->slots_of->ops->free(p->slots_of, p->slots, m->n_slots * m->slot_bytes);
+    if (p->out_slots)
+        p->out_slots_of->ops->free(p->out_slots_of, p->out_slots, m->n_out_slots * m->out_slot_bytes);
+    if (p->pageable)
+        p->pageable->ops->close(p->pageable);
     free(p->free_slots);
     free(p->free_out_slots);
     free(p->writes);

@@ -45,8 +45,11 @@ struct pipeline {
     uint64_t tensors_done, bytes_read, bytes_written;
     const char *shard; /* last written */
     double read_busy, compute_busy, write_busy;
+    int n_lost; /* backends whose threads went on without them */
 
     unsigned char *slots, *out_slots;
+    struct backend *slots_of, *out_slots_of; /* whose memory they are ...           */
+    struct backend *pageable;                /* ... ours, if the device's was refused */
 };
 
 /* Every function below is called with the lock held. */

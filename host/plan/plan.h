@@ -138,6 +138,10 @@ bool plan_job_is_resident(const struct plan *plan, const struct plan_job *job);
  * multiples of an ulp and one value holds much of a tensor; elsewhere nearly every tile would be computed twice. What stays
  * in the ring gains nothing that shows (2026-11-22: 2.54 s with, 2.58 s without, medians of 6, 1.1 B shape on 2 cores). */
 bool plan_job_speculates(const struct plan *plan, const struct plan_job *job, const struct merge_op *op);
+/* The plan's memory if tiles had so many elements (a multiple of TILE_CHUNK_ELEMS, fewer than they have): the same budget
+ * and threads. WM_USAGE if the budget does not hold it. */
+enum wm_status plan_memory_with_tiles(const struct plan *plan, uint64_t tile_elems, struct plan_memory *memory,
+                                      struct wm_error *err);
 uint64_t plan_source_bytes(const struct plan_job *job, int source); /* that the job reads of one source */
 /* Which checkpoint the recipe's model i is, in messages: the reference text. */
 const char *plan_model_name(const struct plan *plan, int model);

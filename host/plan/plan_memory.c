@@ -114,9 +114,8 @@ static enum wm_status too_small(const struct plan_memory *m, uint64_t needed, st
 }
 
 /* What one tile size costs. Returns the bytes needed at least. */
-static uint64_t divide(struct plan_build *b, uint64_t tile_bytes, uint64_t in_bits, uint64_t out_bits, int max_sources)
+static uint64_t divide(struct plan *plan, uint64_t tile_bytes, uint64_t in_bits, uint64_t out_bits, int max_sources)
 {
-    struct plan *plan = b->plan;
     struct plan_memory *m = &plan->memory;
     uint64_t fixed, useful, largest = 0, statistics = 0;
     struct merge_op op;
@@ -203,10 +202,10 @@ enum wm_status plan_build_memory(struct plan_build *b, struct wm_error *err)
     choose_threads(m, b->options);
     widest(plan, &in_bits, &out_bits, &max_sources);
     measure_tables(b);
-    needed = divide(b, tile_bytes, in_bits, out_bits, max_sources);
+    needed = divide(plan, tile_bytes, in_bits, out_bits, max_sources);
     /* Many models or many threads: smaller tiles, unless the user chose their size. The bytes of the result stay. */
     while (needed > m->budget && !b->options->tile_bytes && m->tile_elems > TILE_CHUNK_ELEMS)
-        needed = divide(b, tile_bytes /= 2, in_bits, out_bits, max_sources);
+        needed = divide(plan, tile_bytes /= 2, in_bits, out_bits, max_sources);
     if (needed > m->budget)
         return too_small(m, needed, err);
 
@@ -221,5 +220,20 @@ enum wm_status plan_build_memory(struct plan_build *b, struct wm_error *err)
         for (int s = 0; s < job->n_sources; s++)
             plan->bytes_to_read += extra_passes(&op) * plan_source_bytes(job, s);
     }
+    return WM_OK;
+}
+
+enum wm_status plan_memory_with_tiles(const struct plan *plan, uint64_t tile_elems, struct plan_memory *memory,
+                                      struct wm_error *err)
+{
+    struct plan other = *plan;
+    uint64_t in_bits, out_bits, needed;
+    int max_sources;
+
+    widest(plan, &in_bits, &out_bits, &max_sources);
+    needed = divide(&other, tile_elems * in_bits / 8, in_bits, out_bits, max_sources);
+    if (needed > other.memory.budget)
+        return too_small(&other.memory, needed, err);
+    *memory = other.memory;
     return WM_OK;
 }

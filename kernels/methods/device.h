@@ -21,6 +21,9 @@
 extern "C" {
 #endif
 
+/* cudaErrorNoKernelImageForDevice (or cudaErrorInvalidDeviceFunction): the build has no code that the current device runs. */
+cudaError_t device_has_code(void);
+
 /* What the element-wise pass saw of one input, or of the results; zeroed device memory before the launch. */
 struct device_bad {
     unsigned long long n,

@@ -121,3 +121,10 @@ cudaError_t group_l1_launch(const group_launch &group, unsigned n_blocks, cudaSt
     void (*kernel)(const group_launch) = l1_group_kernel;
     return WM_LAUNCH(kernel, n_blocks, CHUNK_SUM_THREADS, 2 * CHUNK_SUM_PARTIALS * sizeof(double), stream, group);
 }
+
+/* Any kernel can be asked: all are compiled for the same architectures. */
+cudaError_t device_has_code(void)
+{
+    struct cudaFuncAttributes attributes;
+    return cudaFuncGetAttributes(&attributes, l1_group_kernel);
+}

@@ -1,77 +1,13 @@
-/* Whole merges on a pretended GPU: the CPU's bytes, whatever the streams do, the memory holds, or the n-th call returns. */
-#include "base/file.h"
-#include "cuda_on_cpu.h"
+/* Whole merges on a pretended GPU: the CPU's bytes, whatever the streams do or the memory holds. */
+#include "merge_on_gpu.h"
 #include "methods/device.h"
-#include "support/merge_cases.h"
 
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
-#include <cmocka.h>
-
-/* Every call is tried up to the first, then one in so many; a sanitizer makes each merge ten times as long. */
+/* A sanitizer makes each merge ten times as long. */
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-enum { DENSE_CALLS = 4, SPARSE_STEP = 301, RECIPE_STEP = 3 };
+enum { RECIPE_STEP = 3 };
 #else
-enum { DENSE_CALLS = 60, SPARSE_STEP = 37, RECIPE_STEP = 1 };
+enum { RECIPE_STEP = 1 };
 #endif
-enum { ILLEGAL_ADDRESS = 700, OUT_OF_MEMORY = 2 }; /* cudaError_t */
-
-struct heard {
-    char warning[1024];
-};
-
-static void hear(void *user, const struct wm_problem *problem)
-{
-    struct heard *h = user;
-
-    if (problem->severity == WM_WARNING)
-        snprintf(h->warning, sizeof h->warning, "%s", problem->text);
-}
-
-static void set_up(struct wm_options *o, struct heard *h, enum wm_device device)
-{
-    struct wm_options fresh = WM_OPTIONS_INIT;
-
-    *o = fresh;
-    memset(h, 0, sizeof *h);
-    o->device = device;
-    o->on_problem = hear;
-    o->user = h;
-    o->sync = 0;
-    o->n_threads = 2;
-    o->tile_bytes = 64 << 10;
-    o->memory_bytes = 64u << 20; /* the shim fills what is allocated, and hundreds of merges follow */
-}
-
-static void expect_merge(const struct fixture *f, const char *out, const struct wm_options *o)
-{
-    struct wm_error err = WM_ERROR_INIT;
-
-    if (fixture_merge(f, "c.yml", out, o, &err) != WM_OK)
-        fail_msg("%s: %s", out, err.message);
-}
-
-static void expect_no_leaks(void)
-{
-    char text[300];
-
-    if (cuda_on_cpu_leaks(text, sizeof text))
-        fail_msg("%s", text);
-}
-
-static struct hash128 on_the_cpu(const struct fixture *f, const char *out)
-{
-    struct wm_options o;
-    struct heard h;
-
-    set_up(&o, &h, WM_DEVICE_CPU);
-    expect_merge(f, out, &o);
-    return fixture_digest(f, out);
-}
 
 /* Every recipe on every pretended machine: eager and lazy streams (a forgotten event shows in the latter), several
  * devices, and a device so small that nothing stays on it. Every tile is also recomputed by the backend itself. */
@@ -212,63 +148,6 @@ static void rows_and_columns_stay_on_the_gpu(void **state)
     fixture_release(&f);
 }
 
-/* ---- failures ---------------------------------------------------------------------------------------------------- */
-
-/* The n-th CUDA call fails, for good or once: the merge goes on without the device and ends with the right bytes, or it
- * ends with an error and the same command finishes it. Never wrong bytes, never a leak of what is not lost. */
-static void the_nth_call_may_fail(void **state)
-{
-    static const int codes[] = {ILLEGAL_ADDRESS, OUT_OF_MEMORY};
-    struct hash128 expected;
-    struct fixture f;
-    int n_went_on = 0, n_ended = 0, n_out = 0;
-
-    (void)state;
-    fixture_init(&f);
-    merge_cases_write_models(&f);
-    merge_cases_write_config(&f, "c.yml", merge_cases_recipes[1]);
-    expected = on_the_cpu(&f, "cpu");
-    for (int devices = 1; devices <= 2; devices++) {
-        for (size_t c = 0; c < sizeof codes / sizeof *codes; c++) {
-            for (uint64_t n = 1; n < 2000; n += n < DENSE_CALLS ? 1 : SPARSE_STEP) {
-                struct cuda_on_cpu_config machine = cuda_on_cpu_default();
-                struct cuda_on_cpu_counts counts;
-                struct wm_error err = WM_ERROR_INIT;
-                struct wm_options o;
-                struct heard h;
-                char out[32];
-                machine.n_devices = devices;
-                machine.memory_bytes = (size_t)16 << 20;
-                machine.lazy_streams = n % 2 == 0;
-                machine.fail_at = n;
-                machine.fail_code = codes[c];
-                machine.fail_device = -1;
-                cuda_on_cpu_configure(&machine);
-                set_up(&o, &h, WM_DEVICE_CUDA);
-                snprintf(out, sizeof out, "out%d", n_out++);
-                if (fixture_merge(&f, "c.yml", out, &o, &err) == WM_OK) {
-                    n_went_on += h.warning[0] != 0;
-                } else {
-                    n_ended++;
-                    assert_true(strlen(err.message) > 20);
-                    assert_false(file_exists(fixture_path(&f, out)));
-                    cuda_on_cpu_configure(NULL);
-                    set_up(&o, &h, WM_DEVICE_CPU);
-                    expect_merge(&f, out, &o);
-                }
-                if (!hash128_equal(expected, fixture_digest(&f, out)))
-                    fail_msg("call %d fails with %d on %d devices: other bytes", (int)n, codes[c], devices);
-                cuda_on_cpu_get_counts(&counts);
-                if (counts.calls && counts.calls < n)
-                    break;
-            }
-        }
-    }
-    assert_true(n_went_on > DENSE_CALLS / 4);
-    assert_true(n_ended > 0);
-    fixture_release(&f);
-}
-
 static void no_gpu_is_said_or_done_without(void **state)
 {
     struct cuda_on_cpu_config machine = cuda_on_cpu_default();
@@ -305,7 +184,6 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_gpu_gives_the_cpus_bytes),
         cmocka_unit_test(rows_and_columns_stay_on_the_gpu),
-        cmocka_unit_test(the_nth_call_may_fail),
         cmocka_unit_test(no_gpu_is_said_or_done_without),
     };
 

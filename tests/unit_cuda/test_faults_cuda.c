@@ -1,0 +1,495 @@
+/* What a GPU's faults do to a merge: the n-th call fails, memory is short, devices cannot be used or are lost. The bytes
+ * stay what they are, nothing leaks, and the user hears of it. */
+#include "merge_on_gpu.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <time.h>
+
+#include "methods/tile.h"
+
+/* Every call is tried up to the first, then one in so many; a sanitizer makes each merge ten times as long. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+enum { DENSE_CALLS = 4, SPARSE_STEP = 301, RECIPE_STEP = 3 };
+#else
+enum { DENSE_CALLS = 60, SPARSE_STEP = 53, RECIPE_STEP = 1 };
+#endif
+enum { ILLEGAL_ADDRESS = 700, OUT_OF_MEMORY = 2 }; /* cudaError_t */
+
+/* Tensors that do not stay in a small ring, of a type whose threshold is worth a guess. */
+static const char large_ties[] =
+    "merge_method: ties\nbase_model: '%7'\nparameters: {density: 0.3, weight: 1}\nmodels:\n- {model: '%8'}\n- {model: "
+    "'%9'}\n";
+
+static void write_large_models(const struct fixture *f)
+{
+    for (int m = 7; m <= 9; m++) {
+        char name[16];
+        uint64_t s = m > 7 ? 100u + (uint64_t)m : 0;
+        struct fixture_tensor t[] = {{"large.weight", WM_BF16, 2, {800, 700}, 1, 0.02, s, 3e-4, NULL},
+                                     {"small.weight", WM_BF16, 1, {100}, 2, 0.02, s, 3e-4, NULL}};
+        snprintf(name, sizeof name, "m%d", m);
+        fixture_write_model(f, name, t, sizeof t / sizeof *t, 0, "{\"model_type\":\"llama\"}");
+    }
+}
+
+/* The smallest budget that the merge takes: what does not stay in it is streamed. */
+static uint64_t least_memory(const struct fixture *f, struct wm_options o)
+{
+    for (o.memory_bytes = 8u << 20;; o.memory_bytes += 1u << 20) {
+        struct wm_merge *merge = NULL;
+        enum wm_status st = wm_merge_open(&merge, fixture_path(f, "c.yml"), &o, NULL);
+        if (st == WM_OK)
+            st = wm_merge_plan(merge, NULL, NULL);
+        wm_merge_free(merge);
+        if (st == WM_OK)
+            return o.memory_bytes;
+        assert_true(o.memory_bytes < 256u << 20);
+    }
+}
+
+/* ---- the n-th call ------------------------------------------------------------------------------------------- */
+
+/* What a context held that has ended is gone with it; everything else is given back. */
+static void expect_nothing_kept(int n_devices, int n)
+{
+    struct cuda_on_cpu_live live;
+
+    for (int d = 0; d < n_devices; d++) {
+        cuda_on_cpu_get_live(d, &live);
+        if (!live.failed && live.device_buffers + live.streams + live.events)
+            fail_msg("call %d fails: device %d keeps %zu buffers, %zu streams, %zu events", n, d, live.device_buffers,
+                     live.streams, live.events);
+    }
+    cuda_on_cpu_get_live(-1, &live);
+    if (live.pinned_buffers)
+        fail_msg("call %d fails: %zu page-locked buffers are kept", n, live.pinned_buffers);
+}
+
+struct sweep {
+    const char *recipe;
+    int n_devices, code;
+    enum wm_device device;
+    bool streamed;
+    int n_out, n_went_on, n_ended, n_pageable;
+};
+
+/* The n-th CUDA call fails, for good or once: the merge goes on without the device and ends with the right bytes, or where
+ * the user insisted on the device, with an error, and another command finishes it. False: there are no n calls. */
+static bool one_call_fails(const struct fixture *f, struct sweep *s, struct hash128 expected, uint64_t memory_bytes,
+                           int n)
+{
+    struct cuda_on_cpu_config machine = cuda_on_cpu_default();
+    struct cuda_on_cpu_counts counts;
+    struct wm_error err = WM_ERROR_INIT;
+    struct wm_options o;
+    struct heard h;
+    char out[32];
+
+    machine.n_devices = s->n_devices;
+    machine.memory_bytes = (size_t)16 << 20;
+    machine.lazy_streams = n % 2 == 0;
+    machine.fail_at = (uint64_t)n;
+    machine.fail_code = s->code;
+    machine.fail_device = -1;
+    cuda_on_cpu_configure(&machine);
+    set_up(&o, &h, s->device);
+    o.memory_bytes = memory_bytes;
+    snprintf(out, sizeof out, "out%d", s->n_out++);
+    if (fixture_merge(f, "c.yml", out, &o, &err) == WM_OK) {
+        s->n_went_on += h.warning[0] != 0;
+        s->n_pageable += strstr(h.warning, "page-locked") != NULL;
+    } else if (s->device == WM_DEVICE_AUTO) {
+        fail_msg("call %d fails with %d on %d devices, and the merge with it: %s", n, s->code, s->n_devices,
+                 err.message);
+    } else {
+        s->n_ended++;
+        assert_int_equal(err.status, WM_NO_DEVICE);
+        assert_true(strlen(err.message) > 20);
+        assert_false(file_exists(fixture_path(f, out)));
+    }
+    cuda_on_cpu_get_counts(&counts);
+    expect_nothing_kept(s->n_devices, n);
+    if (err.status != WM_OK) {
+        cuda_on_cpu_configure(NULL);
+        set_up(&o, &h, WM_DEVICE_CPU);
+        expect_merge(f, out, &o);
+    }
+    if (!hash128_equal(expected, fixture_digest(f, out)))
+        fail_msg("call %d fails with %d on %d devices: other bytes", n, s->code, s->n_devices);
+    return !counts.calls || counts.calls >= (uint64_t)n;
+}
+
+static void sweep_calls(struct fixture *f, struct sweep *s, int dense, int step)
+{
+    struct hash128 expected;
+    struct wm_options o;
+    struct heard h;
+    char out[32];
+
+    merge_cases_write_config(f, "c.yml", s->recipe);
+    snprintf(out, sizeof out, "cpu%d", s->n_out++);
+    expected = on_the_cpu(f, out);
+    set_up(&o, &h, s->device);
+    o.memory_bytes = s->streamed ? least_memory(f, o) : o.memory_bytes;
+    for (int n = 1; one_call_fails(f, s, expected, o.memory_bytes, n); n += n < dense ? 1 : step)
+        ;
+}
+
+/* On one and on two devices, for good and once, insisting on the device and not. */
+static void the_nth_call_may_fail(void **state)
+{
+    struct sweep s = {.recipe = merge_cases_recipes[1]};
+    struct fixture f;
+
+    (void)state;
+    fixture_init(&f);
+    merge_cases_write_models(&f);
+    for (int i = 0; i < 8; i++) {
+        s.device = i % 2 ? WM_DEVICE_CUDA : WM_DEVICE_AUTO;
+        s.code = i / 2 % 2 ? ILLEGAL_ADDRESS : OUT_OF_MEMORY;
+        s.n_devices = 1 + i / 4;
+        sweep_calls(&f, &s, DENSE_CALLS, SPARSE_STEP);
+    }
+    assert_true(s.n_went_on > DENSE_CALLS);
+    assert_true(s.n_ended > 0);
+    assert_true(s.n_pageable > 0 || RECIPE_STEP > 1);
+    fixture_release(&f);
+}
+
+/* A recipe for each family of kernels, and one that streams its tensors and bets on thresholds. */
+static void the_nth_call_may_fail_in_every_family(void **state)
+{
+    const char *recipes[] = {merge_cases_recipes[0], merge_cases_recipes[2], merge_cases_recipes[3],
+                             merge_cases_recipes[6], large_ties};
+    struct fixture f;
+
+    (void)state;
+    fixture_init(&f);
+    merge_cases_write_models(&f);
+    write_large_models(&f);
+    for (size_t r = 0; r < sizeof recipes / sizeof *recipes; r += RECIPE_STEP) {
+        for (int i = 0; i < 2; i++) {
+            struct sweep s = {.recipe = recipes[r],
+                              .n_devices = 1,
+                              .code = i ? ILLEGAL_ADDRESS : OUT_OF_MEMORY,
+                              .device = WM_DEVICE_AUTO,
+                              .streamed = recipes[r] == large_ties,
+                              .n_out = (int)(1000 * (2 * r + (size_t)i + 1))};
+            sweep_calls(&f, &s, DENSE_CALLS / 2, SPARSE_STEP);
+            assert_true(s.n_went_on > 0);
+        }
+    }
+    fixture_release(&f);
+}
+
+/* ---- memory -------------------------------------------------------------------------------------------------- */
+
+/* Where two tiles of every input do not fit, tiles become smaller; where the smallest do not, the device is left out. */
+static void little_memory_means_smaller_tiles(void **state)
+{
+    static const struct {
+        size_t machine;
+        uint64_t budget;
+        const char *warning; /* NULL: nothing is said */
+        enum wm_status if_asked_for;
+    } cases[] = {{(size_t)256 << 20, 0, NULL, WM_OK},
+                 {(size_t)6 << 20, 0, "instead of 131072", WM_OK},
+                 {(size_t)256 << 20, 6u << 20, "instead of 131072", WM_OK},
+                 {(size_t)300 << 10, 0, "too little free memory", WM_NO_DEVICE},
+                 {(size_t)256 << 20, 300u << 10, "too little free memory", WM_NO_DEVICE}};
+    struct hash128 expected;
+    struct fixture f;
+    int n_out = 0;
+
+    (void)state;
+    fixture_init(&f);
+    merge_cases_write_models(&f);
+    merge_cases_write_config(&f, "c.yml", merge_cases_recipes[1]);
+    expected = on_the_cpu(&f, "cpu");
+    for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
+        for (int insists = 0; insists < 2; insists++) {
+            struct cuda_on_cpu_config machine = cuda_on_cpu_default();
+            enum wm_status wanted = insists ? cases[c].if_asked_for : WM_OK;
+            struct wm_error err = WM_ERROR_INIT;
+            struct cuda_on_cpu_counts counts;
+            struct cuda_on_cpu_live live;
+            struct wm_options o;
+            struct heard h;
+            char out[32];
+            machine.memory_bytes = cases[c].machine;
+            cuda_on_cpu_configure(&machine);
+            set_up(&o, &h, insists ? WM_DEVICE_CUDA : WM_DEVICE_AUTO);
+            o.tile_bytes = 1 << 20;
+            o.device_memory_bytes = cases[c].budget;
+            snprintf(out, sizeof out, "out%d", n_out++);
+            if (fixture_merge(&f, "c.yml", out, &o, &err) != wanted)
+                fail_msg("case %zu: ended with %d: %s", c, err.status, err.message);
+            cuda_on_cpu_get_counts(&counts);
+            cuda_on_cpu_get_live(0, &live);
+            assert_true((counts.launches > 0) == (cases[c].if_asked_for == WM_OK));
+            assert_true(!cases[c].budget || live.peak_device_bytes <= cases[c].budget);
+            if (cases[c].warning && !strstr(wanted == WM_OK ? h.warning : err.message, cases[c].warning))
+                fail_msg("case %zu: said \"%s\" and \"%s\"", c, h.warning, err.message);
+            if (!cases[c].warning)
+                assert_string_equal(h.warning, "");
+            if (wanted == WM_OK && !hash128_equal(expected, fixture_digest(&f, out)))
+                fail_msg("case %zu: other bytes", c);
+            expect_no_leaks();
+        }
+    }
+    fixture_release(&f);
+}
+
+static void memory_that_cannot_be_locked_is_used_as_it_is(void **state)
+{
+    struct cuda_on_cpu_config machine = cuda_on_cpu_default();
+    struct cuda_on_cpu_counts counts;
+    struct hash128 expected;
+    struct wm_options o;
+    struct fixture f;
+    struct heard h;
+
+    (void)state;
+    fixture_init(&f);
+    merge_cases_write_models(&f);
+    merge_cases_write_config(&f, "c.yml", merge_cases_recipes[1]);
+    expected = on_the_cpu(&f, "cpu");
+    machine.pinned_bytes = 3u << 20;
+    machine.lazy_streams = true;
+    cuda_on_cpu_configure(&machine);
+    set_up(&o, &h, WM_DEVICE_CUDA);
+    expect_merge(&f, "out", &o);
+    assert_true(hash128_equal(expected, fixture_digest(&f, "out")));
+    assert_non_null(strstr(h.warning, "page-locked"));
+    cuda_on_cpu_get_counts(&counts);
+    assert_true(counts.launches > 0 && counts.pageable_copies > 0);
+    expect_no_leaks();
+    fixture_release(&f);
+}
+
+/* Whether tensors stay, are streamed or come in groups: never more than the budget. */
+static void the_device_budget_holds(void **state)
+{
+    static const uint64_t budgets[] = {64u << 20, 12u << 20, 3u << 20};
+    struct fixture f;
+    char out[32];
+
+    (void)state;
+    fixture_init(&f);
+    merge_cases_write_models(&f);
+    for (size_t r = 0; r < merge_cases_count; r += RECIPE_STEP) {
+        merge_cases_write_config(&f, "c.yml", merge_cases_recipes[r]);
+        for (size_t b = 0; b < sizeof budgets / sizeof *budgets; b++) {
+            struct cuda_on_cpu_config machine = cuda_on_cpu_default();
+            struct cuda_on_cpu_live live;
+            struct wm_options o;
+            struct heard h;
+            cuda_on_cpu_configure(&machine);
+            set_up(&o, &h, WM_DEVICE_CUDA);
+            o.device_memory_bytes = budgets[b];
+            snprintf(out, sizeof out, "out%zu-%zu", r, b);
+            expect_merge(&f, out, &o);
+            cuda_on_cpu_get_live(0, &live);
+            if (live.peak_device_bytes > budgets[b] || live.peak_device_bytes < budgets[b] / 2)
+                fail_msg("recipe %zu: %zu bytes of a budget of %llu", r, live.peak_device_bytes,
+                         (unsigned long long)budgets[b]);
+        }
+    }
+    fixture_release(&f);
+}
+
+/* ---- devices that are not used -------------------------------------------------------------------------------- */
+
+static void a_gpu_that_cannot_start_is_left_out(void **state)
+{
+    static const struct {
+        int n_devices, device_index;
+        enum wm_device device;
+        bool lacks_code;
+        enum wm_status ends;
+        const char *says;
+    } cases[] = {{3, 0, WM_DEVICE_AUTO, false, WM_OK, "1 of 3 GPUs could not be used, and the others"},
+                 {3, 0, WM_DEVICE_CUDA, false, WM_OK, "1 of 3 GPUs could not be used, and the others"},
+                 {3, 2, WM_DEVICE_CUDA, false, WM_NO_DEVICE, "GPU 1 failed"},
+                 {3, 3, WM_DEVICE_CUDA, false, WM_OK, ""},
+                 {2, 0, WM_DEVICE_AUTO, true, WM_OK, "2 of 2 GPUs could not be used, and the CPU"},
+                 {1, 0, WM_DEVICE_AUTO, true, WM_OK, "-DWM_CUDA_ARCHS=90"},
+                 {1, 0, WM_DEVICE_CUDA, true, WM_NO_DEVICE, "no code for GPU 0, which has compute capability 9.0"}};
+    struct hash128 expected;
+    struct fixture f;
+
+    (void)state;
+    fixture_init(&f);
+    merge_cases_write_models(&f);
+    merge_cases_write_config(&f, "c.yml", merge_cases_recipes[0]);
+    expected = on_the_cpu(&f, "cpu");
+    for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
+        struct cuda_on_cpu_config machine = cuda_on_cpu_default();
+        struct wm_error err = WM_ERROR_INIT;
+        struct wm_options o;
+        struct heard h;
+        char out[32];
+        machine.n_devices = cases[c].n_devices;
+        machine.lacks_code = cases[c].lacks_code;
+        machine.fail_at = cases[c].lacks_code ? 0 : 1;
+        machine.fail_code = ILLEGAL_ADDRESS;
+        machine.fail_device = 1;
+        cuda_on_cpu_configure(&machine);
+        set_up(&o, &h, cases[c].device);
+        o.device_index = cases[c].device_index;
+        snprintf(out, sizeof out, "out%zu", c);
+        if (fixture_merge(&f, "c.yml", out, &o, &err) != cases[c].ends)
+            fail_msg("case %zu: ended with %d: %s", c, err.status, err.message);
+        if (!strstr(err.status == WM_OK ? h.warning : err.message, cases[c].says))
+            fail_msg("case %zu: said \"%s\" and \"%s\"", c, h.warning, err.message);
+        if (err.status == WM_OK && !hash128_equal(expected, fixture_digest(&f, out)))
+            fail_msg("case %zu: other bytes", c);
+        expect_nothing_kept(cases[c].n_devices, 1);
+    }
+    fixture_release(&f);
+}
+
+/* ---- after the last GPU ---------------------------------------------------------------------------------------- */
+
+void __real_cpu_combine_tile(const struct merge_op *op, const struct statistics *s, const struct merge_tile *tile,
+                             struct cpu_scratch *scratch, struct merge_report *report);
+void __wrap_cpu_combine_tile(const struct merge_op *op, const struct statistics *s, const struct merge_tile *tile,
+                             struct cpu_scratch *scratch, struct merge_report *report);
+
+/* Threads that were in cpu_combine_tile at once. While `wanted` are expected, those that are there wait for more. */
+static struct {
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    int wanted, n_in, most;
+} together = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, 0, 0, 0};
+
+/* Linked in place of cpu_combine_tile. */
+void __wrap_cpu_combine_tile(const struct merge_op *op, const struct statistics *s, const struct merge_tile *tile,
+                             struct cpu_scratch *scratch, struct merge_report *report)
+{
+    struct timespec until;
+
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += 5;
+    pthread_mutex_lock(&together.lock);
+    if (++together.n_in > together.most)
+        together.most = together.n_in;
+    pthread_cond_broadcast(&together.changed);
+    while (together.most < together.wanted &&
+           pthread_cond_timedwait(&together.changed, &together.lock, &until) != ETIMEDOUT)
+        ;
+    if (together.most < together.wanted)
+        together.wanted = 0; /* nobody comes */
+    pthread_mutex_unlock(&together.lock);
+    __real_cpu_combine_tile(op, s, tile, scratch, report);
+    pthread_mutex_lock(&together.lock);
+    together.n_in--;
+    pthread_mutex_unlock(&together.lock);
+}
+
+static void the_cpu_goes_on_with_all_its_threads(void **state)
+{
+    struct hash128 expected;
+    struct fixture f;
+
+    (void)state;
+    fixture_init(&f);
+    merge_cases_write_models(&f);
+    merge_cases_write_config(&f, "c.yml", merge_cases_recipes[0]);
+    expected = on_the_cpu(&f, "cpu");
+    for (int n_devices = 1; n_devices <= 2; n_devices++) {
+        struct cuda_on_cpu_config machine = cuda_on_cpu_default();
+        struct wm_options o;
+        struct heard h;
+        char out[32];
+        machine.n_devices = n_devices;
+        cuda_on_cpu_configure(&machine);
+        for (int d = n_devices; d-- > 0;) { /* the last one fails while it starts, the first one later */
+            machine.fail_device = d;
+            machine.fail_at = d ? 1 : 45;
+        }
+        machine.fail_code = ILLEGAL_ADDRESS;
+        cuda_on_cpu_configure(&machine);
+        set_up(&o, &h, WM_DEVICE_AUTO);
+        o.n_threads = 4;
+        together.wanted = 4;
+        together.most = 0;
+        snprintf(out, sizeof out, "out%d", n_devices);
+        expect_merge(&f, out, &o);
+        assert_true(hash128_equal(expected, fixture_digest(&f, out)));
+        assert_non_null(strstr(h.warning, "GPU 0 failed"));
+        if (n_devices == 1)
+            assert_int_equal(together.most, 4);
+        together.wanted = 0;
+    }
+    fixture_release(&f);
+}
+
+/* ---- several GPUs ---------------------------------------------------------------------------------------------- */
+
+/* Of many tensors, each of three devices does a fair part, and the summary says which. */
+static void devices_share_the_work(void **state)
+{
+    struct cuda_on_cpu_config machine = cuda_on_cpu_default();
+    struct wm_error err = WM_ERROR_INIT;
+    unsigned long long moved[3], most = 0, least;
+    struct wm_merge *merge = NULL;
+    struct wm_options o;
+    char *summary, *at;
+    struct fixture f;
+    struct heard h;
+
+    (void)state;
+    fixture_init(&f);
+    for (int m = 1; m <= 3; m++) {
+        struct fixture_tensor t[60];
+        char names[60][32], model[8];
+        for (size_t i = 0; i < 60; i++) {
+            snprintf(names[i], sizeof names[i], "layers.%zu.weight", i);
+            t[i] = (struct fixture_tensor){names[i], WM_BF16, 2, {300, 300}, i + 1, 0.02, (uint64_t)m, 3e-4, NULL};
+        }
+        snprintf(model, sizeof model, "m%d", m);
+        fixture_write_model(&f, model, t, 60, 0, "{\"model_type\":\"llama\"}");
+    }
+    merge_cases_write_config(&f, "c.yml", merge_cases_recipes[0]);
+    machine.n_devices = 3;
+    cuda_on_cpu_configure(&machine);
+    set_up(&o, &h, WM_DEVICE_CUDA);
+    o.verify_per_1000 = 1000;
+    assert_int_equal(wm_merge_open(&merge, fixture_path(&f, "c.yml"), &o, &err), WM_OK);
+    assert_int_equal(wm_merge_plan(merge, fixture_path(&f, "out"), &err), WM_OK);
+    assert_int_equal(wm_merge_run(merge, &err), WM_OK);
+    assert_int_equal(wm_merge_summary(merge, 1, &summary, &err), WM_OK);
+    at = strstr(summary, "\"device_bytes\": [");
+    assert_non_null(at);
+    assert_int_equal(sscanf(at, "\"device_bytes\": [%llu, %llu, %llu]", &moved[0], &moved[1], &moved[2]), 3);
+    assert_non_null(strstr(summary, "\"blocks_checked\": 360,")); /* 60 tensors of 90,000 elements */
+    least = moved[0];
+    for (int d = 0; d < 3; d++) {
+        most = moved[d] > most ? moved[d] : most;
+        least = moved[d] < least ? moved[d] : least;
+    }
+    assert_int_equal(moved[0] + moved[1] + moved[2], 60ull * 4 * 180000);
+    if (most > 4 * least)
+        fail_msg("the devices moved %llu, %llu and %llu bytes", moved[0], moved[1], moved[2]);
+    wm_text_free(summary);
+    wm_merge_free(merge);
+    fixture_release(&f);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(little_memory_means_smaller_tiles),
+        cmocka_unit_test(memory_that_cannot_be_locked_is_used_as_it_is),
+        cmocka_unit_test(the_device_budget_holds),
+        cmocka_unit_test(a_gpu_that_cannot_start_is_left_out),
+        cmocka_unit_test(the_cpu_goes_on_with_all_its_threads),
+        cmocka_unit_test(devices_share_the_work),
+        cmocka_unit_test(the_nth_call_may_fail),
+        cmocka_unit_test(the_nth_call_may_fail_in_every_family),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
