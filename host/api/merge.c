@@ -114,12 +114,15 @@ enum wm_status wm_merge_describe(const struct wm_merge *merge, int as_json, char
     struct plan_partition *made[PARTITION_N_MODES] = {NULL, NULL};
     const struct plan_partition *partitions[PARTITION_N_MODES];
     enum wm_status st = WM_OK;
+    struct plan plan;
     struct text out;
     int n_ranks;
 
     *text = NULL;
     if (!merge || !merge->plan)
         return error_set(err, WM_USAGE, "there is no plan to describe; call wm_merge_plan first");
+    plan = *merge->plan;
+    backends_measure(&plan, &merge->options, &plan.device);
     n_ranks = merge->options.n_ranks;
     for (int mode = 0; n_ranks > 0 && mode < PARTITION_N_MODES; mode++) {
         TRY(plan_partition_new(&made[mode], merge->plan, n_ranks, (enum plan_partition_mode)mode, err));
@@ -127,9 +130,9 @@ enum wm_status wm_merge_describe(const struct wm_merge *merge, int as_json, char
     }
     text_init(&out, TEXT_MAX_BYTES);
     if (as_json)
-        report_plan_json(merge->plan, n_ranks > 0 ? partitions : NULL, merge->out_path, &out);
+        report_plan_json(&plan, n_ranks > 0 ? partitions : NULL, merge->out_path, &out);
     else
-        report_plan_text(merge->plan, n_ranks > 0 ? partitions : NULL, merge->out_path, &out);
+        report_plan_text(&plan, n_ranks > 0 ? partitions : NULL, merge->out_path, &out);
     *text = text_take(&out);
     if (!*text)
         st = error_no_memory(err, "describing the plan");

@@ -122,6 +122,18 @@ struct backend_cuda_options {
     int max_inputs;           /* of any tensor                                         */
     unsigned verify_per_1000; /* blocks recomputed on the CPU and compared, per thousand */
 };
+/* What a device's memory is for. */
+struct backend_cuda_memory {
+    uint64_t budget;                    /* of all of it together                                     */
+    uint64_t slot_bytes, n_slots;       /* tiles of inputs: those on their way, and tensors that stay */
+    uint64_t n_fewest;                  /* slots that are kept for tiles on their way                */
+    uint64_t out_slot_bytes, out_bytes; /* tiles of outputs                                          */
+    uint64_t side_bytes;                /* results of passes, coefficients, groups                   */
+};
+/* False: not even two tiles of every input find room. */
+bool backend_cuda_divide(const struct backend_cuda_options *options, uint64_t free_bytes,
+                         struct backend_cuda_memory *memory);
+uint64_t backend_cuda_free_bytes(int device); /* 0: it does not say */
 /* Takes all memory that it will use. WM_NO_DEVICE, or WM_TEMPORARY when two tiles of every input do not fit: smaller ones
  * may. */
 enum wm_status backend_open_cuda(struct backend **backend, const struct backend_cuda_options *options,

@@ -100,30 +100,51 @@ out:
     return st;
 }
 
-/* As many input slots as the budget holds; when the device has less than it said, half, and half again, as long as tiles
- * can come and go. After that only smaller tiles help. */
-static enum wm_status allocate_slots(struct backend *b, struct cuda_thread *t, struct wm_error *err)
+bool backend_cuda_divide(const struct backend_cuda_options *o, uint64_t free_bytes, struct backend_cuda_memory *m)
 {
-    const struct backend_cuda_options *o = &((struct cuda_backend *)b)->options;
-    uint64_t fewest = (uint64_t)o->max_inputs * 2, budget = o->memory_bytes, fixed;
-    size_t free_bytes = 0, total_bytes = 0;
-    enum wm_status st = WM_OK;
+    uint64_t budget = o->memory_bytes;
 
-    t->slot_bytes = round_up(o->tile_in_bytes, SLOT_ALIGN);
-    t->out_slot_bytes = round_up(o->tile_out_bytes, SLOT_ALIGN);
-    fixed = CUDA_DEPTH * (t->out_slot_bytes + sizeof(struct device_report));
-    CUDA(cudaMemGetInfo(&free_bytes, &total_bytes), "asking for its memory");
     if (!budget)
         budget = free_bytes / 10 * 9 / (unsigned)(o->n_sharing > 1 ? o->n_sharing : 1);
     if (budget > free_bytes)
         budget = free_bytes;
-    t->side_bytes = budget / 8 < SIDE_BYTES ? budget / 8 : SIDE_BYTES;
-    budget -= t->side_bytes;
-    t->n_slots = (uint32_t)(budget > fixed ? (budget - fixed) / t->slot_bytes : 0);
-    if (t->n_slots < fewest) {
+    m->budget = budget;
+    m->side_bytes = budget / 8 < SIDE_BYTES ? budget / 8 : SIDE_BYTES;
+    m->slot_bytes = round_up(o->tile_in_bytes, SLOT_ALIGN);
+    m->out_slot_bytes = round_up(o->tile_out_bytes, SLOT_ALIGN);
+    m->out_bytes = CUDA_DEPTH * m->out_slot_bytes + round_up(CUDA_DEPTH * sizeof(struct device_report), SLOT_ALIGN);
+    m->n_fewest = (uint64_t)o->max_inputs * 2;
+    m->n_slots = budget > m->side_bytes + m->out_bytes ? (budget - m->side_bytes - m->out_bytes) / m->slot_bytes : 0;
+    return m->n_slots >= m->n_fewest;
+}
+
+uint64_t backend_cuda_free_bytes(int device)
+{
+    size_t free_bytes = 0, total_bytes = 0;
+
+    if (cudaSetDevice(device) == cudaSuccess && cudaMemGetInfo(&free_bytes, &total_bytes) == cudaSuccess)
+        return free_bytes;
+    (void)cudaGetLastError(); /* whoever uses the device will hear of it */
+    return 0;
+}
+
+/* As many input slots as the budget holds; when the device has less than it said, half, and half again, as long as tiles
+ * can come and go. After that only smaller tiles help. */
+static enum wm_status allocate_slots(struct backend *b, struct cuda_thread *t, struct wm_error *err)
+{
+    size_t free_bytes = 0, total_bytes = 0;
+    struct backend_cuda_memory m;
+    enum wm_status st = WM_OK;
+
+    CUDA(cudaMemGetInfo(&free_bytes, &total_bytes), "asking for its memory");
+    if (!backend_cuda_divide(&((struct cuda_backend *)b)->options, free_bytes, &m)) {
         st = too_small((struct cuda_backend *)b, err);
         goto out;
     }
+    t->slot_bytes = m.slot_bytes;
+    t->out_slot_bytes = m.out_slot_bytes;
+    t->side_bytes = m.side_bytes;
+    t->n_slots = (uint32_t)m.n_slots;
     TRY(allocate(b, (void **)&t->out_memory, CUDA_DEPTH * t->out_slot_bytes, err));
     TRY(allocate(b, (void **)&t->reports, CUDA_DEPTH * sizeof *t->reports, err));
     for (;; t->n_slots /= 2) {
@@ -131,7 +152,7 @@ static enum wm_status allocate_slots(struct backend *b, struct cuda_thread *t, s
         st = allocate(b, (void **)&t->memory, t->n_slots * t->slot_bytes, &refused);
         if (st == WM_OK)
             break;
-        if (st != WM_TEMPORARY || t->n_slots / 2 < fewest) {
+        if (st != WM_TEMPORARY || t->n_slots / 2 < m.n_fewest) {
             error_set(err, st, "%s", refused.message);
             goto out;
         }

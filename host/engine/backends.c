@@ -208,6 +208,32 @@ enum wm_status backends_open(const struct plan *plan, const struct wm_options *o
     return n_devices ? open_cuda(plan, options, n_devices, backends, err) : open_cpu(plan, backends, err);
 }
 
+void backends_measure(const struct plan *plan, const struct wm_options *options, struct plan_device_memory *memory)
+{
+    int n_devices = options->device == WM_DEVICE_CPU ? 0 : backend_cuda_count(), only = backends_own_device(options);
+    uint64_t free_bytes = n_devices ? backend_cuda_free_bytes(only >= 0 ? only : 0) : 0;
+    struct plan_memory host = plan->memory;
+    struct backend_cuda_options cuda;
+    struct backend_cuda_memory m;
+    bool fits;
+
+    *memory = (struct plan_device_memory){.budget = 0};
+    if (options->device == WM_DEVICE_CPU || (!free_bytes && !options->device_memory_bytes))
+        return;
+    do {
+        fill_options(plan, options, &host, &cuda);
+        cuda.n_sharing = n_devices ? ranks_on_device(options, n_devices) : 1;
+        fits = backend_cuda_divide(&cuda, free_bytes ? free_bytes : options->device_memory_bytes, &m);
+    } while (!fits && halve_tiles(plan, options, &host));
+    memory->budget = m.budget;
+    if (!fits)
+        return;
+    memory->tile_elems = host.tile_elems;
+    memory->tiles = m.n_fewest * m.slot_bytes + m.out_bytes;
+    memory->resident = (m.n_slots - m.n_fewest) * m.slot_bytes;
+    memory->side = m.side_bytes;
+}
+
 const char *backends_summary(char *buffer, size_t size)
 {
     int n_devices = backend_cuda_count();
@@ -244,6 +270,13 @@ int backends_own_device(const struct wm_options *options)
 {
     (void)options;
     return -1;
+}
+
+void backends_measure(const struct plan *plan, const struct wm_options *options, struct plan_device_memory *memory)
+{
+    (void)plan;
+    (void)options;
+    *memory = (struct plan_device_memory){.budget = 0};
 }
 
 const char *backends_summary(char *buffer, size_t size)

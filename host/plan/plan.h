@@ -90,6 +90,15 @@ struct plan_memory {
     int n_compute, n_readers, n_writers; /* threads */
 };
 
+/* The same for each GPU, as far as it is known before a run. */
+struct plan_device_memory {
+    uint64_t budget;     /* 0: no GPU takes part, or nothing is known of it         */
+    uint64_t tiles;      /* inputs and outputs on their way                         */
+    uint64_t resident;   /* tensors that stay while they are looked at several times */
+    uint64_t side;       /* results of passes, coefficients, groups of small tensors */
+    uint64_t tile_elems; /* 0: too little for the smallest tile; the CPU does the work */
+};
+
 struct plan {
     struct arena arena;
     const struct recipe *recipe; /* borrowed */
@@ -115,6 +124,7 @@ struct plan {
     int64_t vocab_size;         /* new vocab_size for config.json, or -1: unchanged */
     int tie_word_embeddings;    /* 0 or 1: set it in config.json; -1: unchanged */
     struct plan_memory memory;
+    struct plan_device_memory device; /* for descriptions: whoever knows devices fills it in */
     struct hash128 fingerprint;
     uint64_t traits[PLAN_N_TRAITS];
 };

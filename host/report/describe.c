@@ -175,6 +175,28 @@ static void add_memory(struct text *t, const struct plan *plan)
               plural((uint64_t)m->n_readers), m->n_writers, plural((uint64_t)m->n_writers), m->tile_elems);
 }
 
+/* What CUDA itself takes comes on top: it is not ours to plan. */
+static void add_device_memory(struct text *t, const struct plan *plan)
+{
+    const struct plan_device_memory *d = &plan->device;
+    char total[24], budget[24], detail[64];
+
+    if (!d->budget)
+        return;
+    add_label(t, "GPU memory");
+    text_addf(t, "%s of %s allowed on each\n", text_bytes(total, sizeof total, d->tiles + d->resident + d->side),
+              text_bytes(budget, sizeof budget, d->budget));
+    if (!d->tile_elems) {
+        add_label(t, "");
+        text_add(t, "too little for two tiles of every input: the CPU does the work\n");
+        return;
+    }
+    snprintf(detail, sizeof detail, "on their way, of %" PRIu64 " elements", d->tile_elems);
+    add_memory_row(t, "tiles", d->tiles, detail);
+    add_memory_row(t, "tensors", d->resident, "that stay between passes");
+    add_memory_row(t, "results", d->side, "of passes, and small tensors");
+}
+
 /* Tensors with the same note together: how many, and the first few by name. */
 static void add_special(struct text *t, const struct plan *plan)
 {
@@ -231,6 +253,7 @@ void report_plan_text(const struct plan *plan, const struct plan_partition *cons
     add_special(out, plan);
     add_reading(out, plan);
     add_memory(out, plan);
+    add_device_memory(out, plan);
     if (partitions)
         report_ranks_text(plan, partitions, out);
 }
@@ -268,6 +291,17 @@ static void add_json_memory(struct text *t, const struct plan_memory *m)
               ", \"n_compute\": %d, \"n_readers\": %d, \"n_writers\": %d},\n",
               m->tile_elems, m->slot_bytes, m->n_slots, m->out_slot_bytes, m->n_out_slots, m->n_compute, m->n_readers,
               m->n_writers);
+}
+
+static void add_json_device_memory(struct text *t, const struct plan_device_memory *d)
+{
+    if (!d->budget)
+        text_add(t, "  \"device_memory\": null,\n");
+    else
+        text_addf(t,
+                  "  \"device_memory\": {\"budget\": %" PRIu64 ", \"tiles\": %" PRIu64 ", \"resident\": %" PRIu64
+                  ", \"side\": %" PRIu64 ", \"tile_elems\": %" PRIu64 "},\n",
+                  d->budget, d->tiles, d->resident, d->side, d->tile_elems);
 }
 
 static void add_json_values(struct text *t, const struct method *method, const double *values, bool per_model)
@@ -337,6 +371,7 @@ void report_plan_json(const struct plan *plan, const struct plan_partition *cons
               plan->survey_bytes, plan->bytes_out);
     add_json_models(out, plan);
     add_json_memory(out, &plan->memory);
+    add_json_device_memory(out, &plan->device);
     if (partitions)
         report_ranks_json(partitions, out);
     text_add(out, "  \"shards\": [");

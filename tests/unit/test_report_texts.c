@@ -320,13 +320,45 @@ static void plan_texts(void **state)
     contains(text_string(&out), "  output      some/out: 19 parameters in 6 tensors, BF16, 44 B in 2 shards\n");
     contains(text_string(&out), "  special     1 tensor\n              step: copied, since");
     contains(text_string(&out), "116 B, and 1.00 kB again");
+    contains_not(text_string(&out), "GPU memory");
     text_release(&out);
 
     report_plan_json(&h.plan, NULL, NULL, &out);
     tree = parse(&out);
+    assert_true(cJSON_IsNull(cJSON_GetObjectItem(tree, "device_memory")));
     assert_true(cJSON_IsNull(cJSON_GetObjectItem(tree, "out")));
     assert_int_equal(cJSON_GetArraySize(cJSON_GetObjectItem(tree, "tensors")), 6);
     cJSON_Delete(tree);
+    text_release(&out);
+}
+
+static void plan_texts_with_a_gpu(void **state)
+{
+    struct hand_plan h;
+    struct text out;
+    cJSON *tree, *device;
+
+    (void)state;
+    hand_plan_init(&h);
+    h.plan.device = (struct plan_device_memory){8u << 20, 2u << 20, 4u << 20, 1u << 20, 16384};
+    text_init(&out, TEXT_MAX_BYTES);
+    report_plan_text(&h.plan, NULL, NULL, &out);
+    contains(text_string(&out), "  GPU memory  7.00 MiB of 8.00 MiB allowed on each\n");
+    contains(text_string(&out), "2.00 MiB   on their way, of 16384 elements\n");
+    contains(text_string(&out), "4.00 MiB   that stay between passes\n");
+    text_release(&out);
+
+    report_plan_json(&h.plan, NULL, NULL, &out);
+    tree = parse(&out);
+    device = cJSON_GetObjectItem(tree, "device_memory");
+    assert_int_equal(cJSON_GetObjectItem(device, "budget")->valueint, 8 << 20);
+    assert_int_equal(cJSON_GetObjectItem(device, "resident")->valueint, 4 << 20);
+    cJSON_Delete(tree);
+    text_release(&out);
+
+    h.plan.device = (struct plan_device_memory){.budget = 1000};
+    report_plan_text(&h.plan, NULL, NULL, &out);
+    contains(text_string(&out), "too little for two tiles of every input: the CPU does the work\n");
     text_release(&out);
 }
 
@@ -460,6 +492,7 @@ int main(void)
         cmocka_unit_test(manifest),
         cmocka_unit_test(manifest_is_the_same_anywhere),
         cmocka_unit_test(plan_texts),
+        cmocka_unit_test(plan_texts_with_a_gpu),
         cmocka_unit_test(many_shards_and_notes_fit_a_screen),
         cmocka_unit_test(ranks_texts),
         cmocka_unit_test(numbers_read_back),
