@@ -50,10 +50,11 @@ enum wm_status backend_cuda_select(struct backend *b, struct cuda_thread *t, str
 
     for (size_t i = 0; i < x->n_tiles * (size_t)x->n_inputs; i++)
         slot->table[i] = backend_cuda_slot_at(t, x->slots[i]);
-    CUDA(cudaMemcpyAsync(results + plan->table_at, slot->table, plan->n_table_bytes, cudaMemcpyHostToDevice, t->select),
-         "launching a search");
+    /* Before the table as well: the compute stream clears all results as the pass begins. */
     CUDA(cudaEventRecord(slot->computed, t->compute), "launching a search");
     CUDA(cudaStreamWaitEvent(t->select, slot->computed, 0), "launching a search");
+    CUDA(cudaMemcpyAsync(results + plan->table_at, slot->table, plan->n_table_bytes, cudaMemcpyHostToDevice, t->select),
+         "launching a search");
     CUDA(device_select_launch(task->statistics, plan, slot->table, task->tile.in_dtype, results, t->select),
          "launching a search");
     CUDA(cudaMemcpyAsync(slot->choices, results + plan->choices_at, plan->n_choice_bytes, cudaMemcpyDeviceToHost,

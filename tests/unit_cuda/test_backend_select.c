@@ -29,7 +29,7 @@ cudaError_t __wrap_cudaEventSynchronize(cudaEvent_t event)
 
 /* ---- whole merges of experts -------------------------------------------------------------------------------- */
 
-enum { N_EXPERTS = 24, EXPERT_TILES = 3, EXPERT_ROWS = 85, EXPERT_COLUMNS = 1000, MODELS = 2 };
+enum { N_EXPERTS = EVERY > 1 ? 3 : 24, EXPERT_TILES = 3, EXPERT_ROWS = 85, EXPERT_COLUMNS = 1000, MODELS = 2 };
 enum {
     EXPERT_BYTES = EXPERT_ROWS * EXPERT_COLUMNS * 2,
     TILE_BYTES = EXPERT_BYTES / EXPERT_TILES / 32768 * 32768 + 32768
