@@ -19,12 +19,16 @@ from team import TOP, die_with_parent, start
 PORT = 9000
 SFTP_SERVERS = ["/usr/lib/openssh/sftp-server", "/usr/libexec/openssh/sftp-server"]
 SERVE = """
-import socket, subprocess, sys
+import ctypes, signal, socket, subprocess, sys
+libc = ctypes.CDLL(None)
+def end_with_server():  # one whose client is cut off would wait for it for ever
+    libc.prctl(1, signal.SIGKILL)
 with socket.create_server(("0.0.0.0", int(sys.argv[1]))) as listener:
     while True:
         wire, _ = listener.accept()
         wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        subprocess.Popen([sys.argv[2]], stdin=wire, stdout=wire, stderr=subprocess.DEVNULL)
+        subprocess.Popen([sys.argv[2]], stdin=wire, stdout=wire, stderr=subprocess.DEVNULL,
+                         preexec_fn=end_with_server)
         wire.close()
 """
 MOUNT = ["-f", "-o", f"directport={PORT},dir_cache=no,attr_timeout=0,entry_timeout=0,negative_timeout=0"]
@@ -119,7 +123,7 @@ class Network:
     """The server and n hosts. Raises OSError where this machine does not let us."""
 
     def __init__(self, n):
-        self.spaces, self.hosts = [], []
+        self.spaces, self.hosts, self.server = [], [], None
         atexit.register(self.remove)
         self.space = f"{PREFIX}s"
         run("ip", "netns", "add", self.space)
@@ -141,5 +145,8 @@ class Network:
             host.unmount()
             host.init.kill()
             host.init.wait()
+        if self.server:
+            self.server.kill()
+            self.server.wait()
         for space in self.spaces:
             subprocess.run(["ip", "netns", "delete", space], capture_output=True, timeout=PATIENCE)
