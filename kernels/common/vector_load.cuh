@@ -119,26 +119,24 @@ static __device__ inline bool store_elem_any(void *data, int dtype, size_t i, fl
 
 /* ---- groups of one element type ----------------------------------------------------------------------------- */
 
-static __device__ inline void load_words(const void *data, size_t group, uint32_t (&words)[4])
+static __device__ inline void put_words(uint32_t *words, uint4 v)
 {
-    uint4 v = static_cast<const uint4 *>(data)[group];
     words[0] = v.x;
     words[1] = v.y;
     words[2] = v.z;
     words[3] = v.w;
 }
 
+static __device__ inline void load_words(const void *data, size_t group, uint32_t (&words)[4])
+{
+    put_words(words, static_cast<const uint4 *>(data)[group]);
+}
+
 static __device__ inline void load_words(const void *data, size_t group, uint32_t (&words)[8])
 {
     uint4 v = static_cast<const uint4 *>(data)[2 * group], w = static_cast<const uint4 *>(data)[2 * group + 1];
-    words[0] = v.x;
-    words[1] = v.y;
-    words[2] = v.z;
-    words[3] = v.w;
-    words[4] = w.x;
-    words[5] = w.y;
-    words[6] = w.z;
-    words[7] = w.w;
+    put_words(words, v);
+    put_words(words + 4, w);
 }
 
 static __device__ inline void store_words(void *data, size_t group, const uint32_t (&words)[4])
@@ -152,6 +150,12 @@ static __device__ inline void store_words(void *data, size_t group, const uint32
     static_cast<uint4 *>(data)[2 * group + 1] = make_uint4(words[4], words[5], words[6], words[7]);
 }
 
+/* A 16-bit element: the lower half of a word is set before the upper one. */
+static __device__ inline void put_half(uint32_t (&words)[4], int j, uint32_t bits)
+{
+    words[j / 2] = j % 2 == 0 ? bits : words[j / 2] | bits << 16;
+}
+
 /* Each element type: the words of a group, element j of them, and whether a word holds NaN or infinity. An exponent of
  * all ones, and only that, carries into the bit above it. */
 struct bf16_elems {
@@ -161,11 +165,7 @@ struct bf16_elems {
     {
         return float_from_bits(j % 2 == 0 ? words[j / 2] << 16 : words[j / 2] & 0xffff0000u);
     }
-    static __device__ inline void set(uint32_t (&words)[4], int j, float x)
-    {
-        uint32_t bits = f32_to_bf16(x);
-        words[j / 2] = j % 2 == 0 ? bits : words[j / 2] | bits << 16;
-    }
+    static __device__ inline void set(uint32_t (&words)[4], int j, float x) { put_half(words, j, f32_to_bf16(x)); }
     static __device__ inline uint32_t nonfinite(uint32_t word)
     {
         return ((word & 0x7f807f80u) + 0x00800080u) & 0x80008000u;
@@ -179,11 +179,7 @@ struct f16_elems {
     {
         return f16_to_f32(static_cast<uint16_t>(words[j / 2] >> (16 * (j % 2))));
     }
-    static __device__ inline void set(uint32_t (&words)[4], int j, float x)
-    {
-        uint32_t bits = f32_to_f16(x);
-        words[j / 2] = j % 2 == 0 ? bits : words[j / 2] | bits << 16;
-    }
+    static __device__ inline void set(uint32_t (&words)[4], int j, float x) { put_half(words, j, f32_to_f16(x)); }
     static __device__ inline uint32_t nonfinite(uint32_t word)
     {
         return ((word & 0x7c007c00u) + 0x04000400u) & 0x80008000u;
@@ -235,14 +231,8 @@ template <> struct group_io<mixed_elems> {
         uint4 v = *at, w = make_uint4(0, 0, 0, 0);
         if (dtype == WM_F32)
             w = at[1];
-        words[0] = v.x;
-        words[1] = v.y;
-        words[2] = v.z;
-        words[3] = v.w;
-        words[4] = w.x;
-        words[5] = w.y;
-        words[6] = w.z;
-        words[7] = w.w;
+        put_words(words, v);
+        put_words(words + 4, w);
     }
     template <class ELEMS> static __device__ inline void widen_as(uint32_t (&words)[8])
     {
@@ -291,23 +281,30 @@ template <> struct single<any_elems> {
     static __device__ inline int dtype(int at_run_time) { return at_run_time; }
 };
 
+/* At any address, one by one. */
+static __device__ inline void load_singly(const void *data, int dtype, size_t first, size_t n_elems,
+                                          float (&x)[GROUP_ELEMS])
+{
+#pragma unroll
+    for (int j = 0; j < GROUP_ELEMS; j++)
+        x[j] = first + j < n_elems ? load_elem_any(data, dtype, first + j).value : 0.0f;
+}
+
 /* 16-byte aligned inputs. */
 template <class ELEMS> struct reader {
     static __device__ inline void load(const void *data, int dtype, size_t first, size_t n_elems,
                                        float (&x)[GROUP_ELEMS])
     {
-        if (first + GROUP_ELEMS <= n_elems) {
-            uint32_t words[ELEMS::n_words];
-            group_io<ELEMS>::load(data, dtype, first / GROUP_ELEMS, words);
-            group_io<ELEMS>::widen(dtype, words);
-#pragma unroll
-            for (int j = 0; j < GROUP_ELEMS; j++)
-                x[j] = ELEMS::get(words, j);
+        if (first + GROUP_ELEMS > n_elems) {
+            load_singly(data, single<ELEMS>::dtype(dtype), first, n_elems, x);
             return;
         }
+        uint32_t words[ELEMS::n_words];
+        group_io<ELEMS>::load(data, dtype, first / GROUP_ELEMS, words);
+        group_io<ELEMS>::widen(dtype, words);
 #pragma unroll
         for (int j = 0; j < GROUP_ELEMS; j++)
-            x[j] = first + j < n_elems ? load_elem_any(data, single<ELEMS>::dtype(dtype), first + j).value : 0.0f;
+            x[j] = ELEMS::get(words, j);
     }
 };
 
@@ -315,9 +312,7 @@ template <> struct reader<any_elems> {
     static __device__ inline void load(const void *data, int dtype, size_t first, size_t n_elems,
                                        float (&x)[GROUP_ELEMS])
     {
-#pragma unroll
-        for (int j = 0; j < GROUP_ELEMS; j++)
-            x[j] = first + j < n_elems ? load_elem_any(data, dtype, first + j).value : 0.0f;
+        load_singly(data, dtype, first, n_elems, x);
     }
 };
 
