@@ -12,7 +12,7 @@
 
 #include <cmocka.h>
 
-enum { N_MODELS = 3, JOURNAL_RECORD_BYTES = 64, STOP_PATIENCE_MS = 60000 };
+enum { N_MODELS = 3, JOURNAL_RECORD_BYTES = 64, PATIENCE_MS = 60000 };
 
 #define TWO_TASKS                                                                                                      \
     "base_model: '%0'\nmodels:\n- {model: '%1', parameters: {weight: 0.6}}\n- {model: '%2', parameters: {weight: "     \
@@ -120,7 +120,7 @@ void ranks_begin(struct ranks_run *run, const struct fixture *f, const struct ra
 
     memset(run, 0, sizeof *run);
     run->n_ranks = n_ranks;
-    run->stopped_rank = -1;
+    run->n_records = 1;
     for (int i = 0; i < n_ranks; i++) {
         struct merge_rank *r = &run->ranks[i];
         r->run = run;
@@ -169,21 +169,20 @@ static int64_t n_records_of(const struct merge_rank *r)
     return stat(path, &status) == 0 ? status.st_size / JOURNAL_RECORD_BYTES - 1 : 0;
 }
 
-static void stop_in_time(struct ranks_run *run)
+static void interrupt_in_time(struct ranks_run *run, int64_t n_before)
 {
-    struct merge_rank *r = &run->ranks[run->stopped_rank];
+    struct merge_rank *r = &run->ranks[run->watched_rank];
     struct stat status;
 
-    for (int ms = 0; ms < STOP_PATIENCE_MS && stat(r->out, &status) != 0; ms++) {
-        if (n_records_of(r) >= run->n_records)
-            break;
+    for (int ms = 0; ms < PATIENCE_MS && n_records_of(r) - n_before < run->n_records && stat(r->out, &status) != 0;
+         ms++)
         sleep_ms(1);
-    }
-    wm_merge_cancel(r->handle);
+    run->interrupt(r);
 }
 
 void ranks_merge(struct ranks_run *run)
 {
+    const int64_t n_before = n_records_of(&run->ranks[run->watched_rank]); /* of an earlier merge */
     pthread_t threads[RANKS_RIG_MAX];
 
     for (int i = 0; i < run->n_ranks; i++) {
@@ -193,8 +192,8 @@ void ranks_merge(struct ranks_run *run)
     }
     for (int i = 0; i < run->n_ranks; i++)
         assert_int_equal(pthread_create(&threads[i], NULL, merge, &run->ranks[i]), 0);
-    if (run->stopped_rank >= 0)
-        stop_in_time(run);
+    if (run->interrupt)
+        interrupt_in_time(run, n_before);
     for (int i = 0; i < run->n_ranks; i++) {
         pthread_join(threads[i], NULL);
         wm_merge_free(run->ranks[i].handle);

@@ -39,9 +39,9 @@ struct merge_rank {
 struct ranks_run {
     struct merge_rank ranks[RANKS_RIG_MAX];
     int n_ranks;
-    int stopped_rank; /* is told to stop once its journal has n_records; -1: none */
-    int n_records;
-    uint64_t bytes_resumed; /* of all ranks */
+    int watched_rank, n_records;                /* once its journal has so many records more, ... */
+    void (*interrupt)(struct merge_rank *rank); /* ... this happens to it; NULL: nothing */
+    uint64_t bytes_resumed;                     /* of all ranks */
 };
 
 /* m0 (the base) to m2, with two tensors that are split, and small ones of mixed types. */

@@ -34,25 +34,29 @@ static const struct resume_case {
     {"nuslerp_columns", ONE_IS_STOPPED, 2, 4, 8},
 };
 
-/* What an undisturbed merge asks of NCCL and of each device, so that the end comes after a given share of it. */
-struct effort {
-    uint64_t collectives, calls; /* of one rank */
-};
-
-static struct effort measure(const struct fixture *f, const struct ranks_recipe *recipe, int n_ranks, bool lazy)
+/* Calls of NCCL of one rank in an undisturbed merge. */
+static uint64_t count_collectives(const struct fixture *f, const struct ranks_recipe *recipe, int n_ranks, bool lazy)
 {
-    struct cuda_on_cpu_counts counts;
-    struct nccl_sim_counts nccl;
+    struct nccl_sim_counts counts;
     struct ranks_run run;
 
     ranks_machine(n_ranks, lazy);
-    ranks_begin(&run, f, recipe, "measure", n_ranks, WM_DEVICE_CUDA);
+    ranks_begin(&run, f, recipe, "count", n_ranks, WM_DEVICE_CUDA);
     ranks_merge(&run);
     ranks_expect_well(&run, recipe->name);
-    cuda_on_cpu_get_counts(&counts);
-    sim.get_counts(&nccl);
-    (void)ranks_digest(f, "measure");
-    return (struct effort){nccl.collectives / (uint64_t)n_ranks, counts.calls / (uint64_t)n_ranks};
+    sim.get_counts(&counts);
+    (void)ranks_digest(f, "count");
+    return counts.collectives / (uint64_t)n_ranks;
+}
+
+static void lose_gpu(struct merge_rank *rank)
+{
+    cuda_on_cpu_fail_at(1, ILLEGAL_ADDRESS, rank->number);
+}
+
+static void stop(struct merge_rank *rank)
+{
+    wm_merge_cancel(rank->handle);
 }
 
 static bool exists(const struct fixture *f, const char *name)
@@ -66,7 +70,8 @@ static void expect_end(const struct ranks_run *run, const struct fixture *f, con
 {
     for (int i = 0; i < run->n_ranks; i++) {
         enum wm_status status = run->ranks[i].err.status;
-        if (status != WM_TEMPORARY && (i != run->stopped_rank || status != WM_CANCELLED))
+        bool stopped = run->interrupt == stop && i == run->watched_rank;
+        if (status != (stopped ? WM_CANCELLED : WM_TEMPORARY))
             fail_msg("%s, rank %d of %d ended with %s: %s", what, i, run->n_ranks, wm_status_name(status),
                      run->ranks[i].err.message);
     }
@@ -76,28 +81,22 @@ static void expect_end(const struct ranks_run *run, const struct fixture *f, con
         fail_msg("%s: nothing is left to continue from", what);
 }
 
-/* Runs n ranks to an end before the end: at three quarters of the calls of NCCL; in the first half of the calls of the last
- * rank's GPU, whose number depends on how long others are waited for; or when the last rank has a record of work. Where it
- * comes too late, it is tried again. */
+/* Runs n ranks to an end before the end: at three quarters of NCCL's calls, or when the last rank has a record of work.
+ * Where that comes too late, it is tried again. */
 static void end_early(const struct fixture *f, const struct ranks_recipe *recipe, enum end end, int n_ranks, bool lazy,
                       const char *what)
 {
-    struct effort effort = {0, 0};
-    int last = n_ranks - 1;
+    uint64_t n_collectives = end == NCCL_FAILS ? count_collectives(f, recipe, n_ranks, lazy) : 0;
 
-    if (end != ONE_IS_STOPPED)
-        effort = measure(f, recipe, n_ranks, lazy);
     for (int i = 0; i < TRIES; i++) {
         struct ranks_run run;
         ranks_machine(n_ranks, lazy);
         ranks_begin(&run, f, recipe, "out", n_ranks, WM_DEVICE_CUDA);
+        run.watched_rank = n_ranks - 1;
         if (end == NCCL_FAILS)
-            plant(NCCL_SIM_ASYNC_ERROR, last, effort.collectives * 3 / 4, NCCL_REMOTE_ERROR);
-        else if (end == GPU_IS_LOST)
-            cuda_on_cpu_fail_at(effort.calls * (uint64_t)(TRIES - i) / (2 * TRIES), ILLEGAL_ADDRESS, last);
+            plant(NCCL_SIM_ASYNC_ERROR, n_ranks - 1, n_collectives * 3 / 4, NCCL_REMOTE_ERROR);
         else
-            run.stopped_rank = last;
-        run.n_records = 1;
+            run.interrupt = end == GPU_IS_LOST ? lose_gpu : stop;
         ranks_merge(&run);
         if (run.ranks[0].err.status != WM_OK) { /* it puts the output in place, as the last thing of all */
             expect_end(&run, f, what);
