@@ -19,6 +19,7 @@ struct wm_merge {
     char *out_path; /* NULL: planned without one */
     int n_finishes; /* > 0: so many parts of others; nothing is computed */
     struct engine_result result;
+    bool ready;    /* the end of a commit that was cut off is all that is left to do */
     bool complete; /* the output is there already, made by this very merge: nothing is left to do */
     bool done;
     volatile int cancel;         /* set by wm_merge_cancel, also from a signal handler */

@@ -85,7 +85,7 @@ static enum wm_status check_folder(const struct parts_file *parts, struct wm_err
 
 /* finish after finish: the folder of the parts is gone, for it has become the output. */
 static enum wm_status open_finished(struct wm_merge **out, const char *out_path, const struct wm_options *options,
-                                    struct wm_error *err)
+                                    bool ready, struct wm_error *err)
 {
     struct wm_merge *merge = calloc(1, sizeof *merge);
 
@@ -94,7 +94,8 @@ static enum wm_status open_finished(struct wm_merge **out, const char *out_path,
         return error_no_memory(err, "finishing the parts");
     }
     merge->options = *options;
-    merge->complete = true;
+    merge->ready = ready;
+    merge->complete = !ready;
     *out = merge;
     return WM_OK;
 }
@@ -106,6 +107,7 @@ enum wm_status wm_merge_open_parts(struct wm_merge **out, const char *out_path, 
     struct parts_file parts = {NULL, NULL, NULL, 0};
     char *partial = NULL;
     enum wm_status st = WM_OK;
+    bool ready;
 
     *out = NULL;
     if (given)
@@ -123,8 +125,9 @@ enum wm_status wm_merge_open_parts(struct wm_merge **out, const char *out_path, 
         st = error_no_memory(err, "finishing the parts");
         goto out;
     }
-    if (!file_exists(partial) && report_is_complete(out_path, NULL)) {
-        st = open_finished(out, out_path, &options, err);
+    ready = output_is_ready(partial) && report_is_complete(partial, NULL);
+    if (ready || (!file_exists(partial) && report_is_complete(out_path, NULL))) {
+        st = open_finished(out, out_path, &options, ready, err);
         goto out;
     }
     TRY(parts_file_read(partial, &parts, &options, err));

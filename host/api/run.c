@@ -413,11 +413,25 @@ static void end(struct runner *r, enum wm_status st, const struct wm_error *err)
     free(r->sha256);
 }
 
+static enum wm_status end_commit(struct wm_merge *merge, struct wm_error *err)
+{
+    struct problems problems;
+
+    merge_begin_phase(merge, &problems);
+    return merge_end_phase(&problems, output_commit_ready(merge->out_path, &merge->options, &problems, err), err);
+}
+
 enum wm_status wm_merge_run(struct wm_merge *merge, struct wm_error *err)
 {
     struct runner r = {.merge = merge, .output = {NULL, NULL, -1, -1, false, false}};
     enum wm_status st;
 
+    if (merge && merge->ready) {
+        st = end_commit(merge, err);
+        if (st != WM_OK)
+            return st;
+        merge->complete = true;
+    }
     if (merge && merge->complete) {
         merge->done = true;
         return WM_OK;

@@ -42,6 +42,12 @@ enum wm_status output_check(const char *out_path, const struct plan *plan, const
                             struct problems *problems, struct wm_error *err);
 /* Removes the journal, syncs the directory, renames it into place, syncs the parent. */
 enum wm_status output_commit(struct output *output, const struct wm_options *options, struct wm_error *err);
+/* A commit that was cut off: in the partial directory nothing of ours is left but the lock, so that all that it needs is its
+ * name. (Every run has a journal there before it touches a shard.) */
+bool output_is_ready(const char *partial_path);
+/* Ends it. WM_CANT_CREATE where the name is taken, WM_TEMPORARY. */
+enum wm_status output_commit_ready(const char *out_path, const struct wm_options *options, struct problems *problems,
+                                   struct wm_error *err);
 char *output_partial_path(const char *out_path); /* malloc'ed; NULL without memory */
 void output_release(struct output *output);      /* unlocks; an uncommitted partial directory stays for the next run */
 

@@ -311,8 +311,18 @@ static enum wm_status remove_side_file(const struct output *output, const char *
     return st;
 }
 
+/* What `finish` finds the parts by. */
+static bool is_of_parts(const char *name)
+{
+    static const char begin[] = "part-", end[] = ".json";
+    size_t n = strlen(name);
+
+    return strncmp(name, begin, strlen(begin)) == 0 && n > strlen(end) && strcmp(name + n - strlen(end), end) == 0;
+}
+
 /* Side files of ours, whose names all have one thing in common, even those that were cut off under their temporary names,
- * must not reach the final directory; the lock goes last. */
+ * must not reach the final directory. What parts have left to be finished by goes behind the rest: whoever is killed in
+ * between finds parts that are not done, and not that there never were any. The lock goes last. */
 static enum wm_status remove_side_files(const struct output *output, struct wm_error *err)
 {
     enum wm_status st = WM_OK;
@@ -321,9 +331,13 @@ static enum wm_status remove_side_files(const struct output *output, struct wm_e
 
     if (!folder)
         return error_set(err, WM_IO, "cannot list %s: %s", output->partial_path, strerror(errno));
-    while ((entry = readdir(folder)) != NULL)
-        if (strstr(entry->d_name, ".warpmerge") && strcmp(entry->d_name, LOCK_NAME) != 0)
-            TRY(remove_side_file(output, entry->d_name, err));
+    for (int of_parts = 0; of_parts < 2; of_parts++) {
+        rewinddir(folder);
+        while ((entry = readdir(folder)) != NULL)
+            if (strstr(entry->d_name, ".warpmerge") && strcmp(entry->d_name, LOCK_NAME) != 0 &&
+                is_of_parts(entry->d_name) == of_parts)
+                TRY(remove_side_file(output, entry->d_name, err));
+    }
     TRY(remove_side_file(output, LOCK_NAME, err));
 out:
     closedir(folder);
@@ -368,6 +382,46 @@ enum wm_status output_commit(struct output *output, const struct wm_options *opt
         TRY(file_sync_dir(parent, err));
 out:
     free(parent);
+    return st;
+}
+
+bool output_is_ready(const char *partial_path)
+{
+    DIR *folder = opendir(partial_path);
+    struct dirent *entry;
+    bool ready = folder != NULL;
+
+    while (ready && (entry = readdir(folder)) != NULL)
+        ready = !strstr(entry->d_name, ".warpmerge") || strcmp(entry->d_name, LOCK_NAME) == 0;
+    if (folder)
+        closedir(folder);
+    return ready;
+}
+
+enum wm_status output_commit_ready(const char *out_path, const struct wm_options *options, struct problems *problems,
+                                   struct wm_error *err)
+{
+    struct output output = {NULL, NULL, -1, -1, false, false};
+    enum wm_status st = WM_OK;
+
+    output.final_path = without_trailing_slashes(out_path);
+    output.partial_path = output.final_path ? partial_of(output.final_path) : NULL;
+    if (!output.partial_path) {
+        st = error_no_memory(err, "finishing the output directory");
+        goto out;
+    }
+    TRY(take_lock(&output, LOCK_NAME, false, &output.lock_fd, problems, err));
+    if (!output_is_ready(output.partial_path))
+        st = error_set(err, WM_TEMPORARY, "another process has begun to merge in %s; finish again when it has ended",
+                       output.partial_path);
+    else if (file_exists(output.final_path) && !file_dir_is_empty(output.final_path))
+        st = error_set(err, WM_CANT_CREATE,
+                       "%s is complete and cannot get its name: %s is not empty; move that away and finish again",
+                       output.partial_path, output.final_path);
+    else
+        st = output_commit(&output, options, err);
+out:
+    output_release(&output);
     return st;
 }
 

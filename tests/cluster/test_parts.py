@@ -13,8 +13,8 @@ import signal
 import sys
 import time
 
-from team import (LARGE, SMALL, TOP, all_well, check, checkpoints, contains, digest, end, end_all, equal, expected,
-                  n_records, one, partial_of, recipe, same, start, tests, wait_for_records, write_safetensors)
+from team import (LARGE, SMALL, TINY, TOP, all_well, check, checkpoints, contains, digest, end, end_all, equal,
+                  expected, n_records, one, partial_of, recipe, same, start, tests, wait_for_records, write_safetensors)
 
 SLOW = ["--threads", "1", "--io-threads", "1", "--tile", "64KiB"]
 
@@ -290,6 +290,48 @@ def test_single_process_beside_a_part(folder):
     contains(finish(out, code=75), "another process")
     run_part(config, out, 1, 2)
     let_go(process)
+    finish(out)
+    same(out, "linear", models)
+
+
+def test_finish_is_killed(folder):
+    """At every file of ours that it removes, and at the rename: it goes on, or asks for the parts again."""
+    if not shutil.which("strace"):
+        print("     (strace is not installed: not run)")
+        return
+    models, codes = checkpoints(TINY, "tiny"), []
+    config = recipe("linear", models)
+    calls = [("unlink", f"{name}.warpmerge{end}") for name, end in (
+        ("journal-0000", ""), ("journal-0001", ""), ("journal", ""), ("part-0000", ""), ("part-0000", ".json"),
+        ("part-0001", ".json"), ("lock", ""))] + [("rename", "")]
+    for n, (call, name) in enumerate(calls):
+        out = folder / f"out{n}"
+        for k in range(2):
+            run_part(config, out, k, 2)
+        killed, text = end(start("finish", out, "--quiet",
+                                 prefix=["strace", "-f", "-qq", "-o", "/dev/null", "-P", partial_of(out) / name, "-e",
+                                         f"trace={call}", "-e", f"inject={call}:signal=SIGKILL:when=1"]))
+        equal((killed, out.exists()), (137, False), f"{call} {name}:\n{text}\n")
+        code, text = end(start("finish", out, "--quiet"))
+        codes.append(code)
+        if code:
+            equal(code, 75, text)
+            for k in range(2):
+                run_part(config, out, k, 2)
+            finish(out)
+        same(out, "linear", models, f"finish, killed at {call} {name}")
+    equal(codes[-2:], [0, 0], "what was complete had to be merged again")
+    check(75 in codes, codes)
+
+
+def test_finish_again_where_the_name_is_taken(folder):
+    models, out = checkpoints(TINY, "tiny"), folder / "out"
+    one(recipe("linear", models), out)
+    out.rename(partial_of(out))  # as a commit leaves it that was killed before the rename
+    out.mkdir()
+    (out / "mine.txt").write_text("keep")
+    contains(finish(out, code=73), "cannot get its name", "is not empty")
+    shutil.rmtree(out)
     finish(out)
     same(out, "linear", models)
 
