@@ -21,8 +21,8 @@
  */
 #include "common/launch.cuh"
 #include "statistics/device_passes.h"
-#include "statistics/select_block.cuh"
 #include "statistics/model_statistics.h"
+#include "statistics/select_block.cuh"
 
 #define KTH_THREADS        512
 #define KTH_MAX_BLOCKS     512

@@ -174,10 +174,12 @@ static void test_shapes_are_the_published_ones(void **state)
         uint64_t n_params;
         size_t n_tensors;
     } cases[] = {
-        {"tinyllama-1.1b", 1100048384, 201}, {"llama-3-8b", 8030261248, 291}, {"llama-3-70b", 70553706496, 723},
-        {"mixtral-8x7b", 46702792704, 995},  {"qwen2-0.5b", 494032768, 290},  {"qwen3-235b-a22b", 235093634560, 36945},
-        {"minilm", 22713216, 103},           {"tiny-llama", 222784, 39},      {"tiny-qwen2", 202816, 50},
-        {"tiny-mixtral", 238400, 41},        {"tiny-qwen3-moe", 239040, 69},  {"tiny-bert", 107288, 39},
+        {"tinyllama-1.1b", 1100048384, 201}, {"llama-3-8b", 8030261248, 291},
+        {"llama-3-70b", 70553706496, 723},   {"mixtral-8x7b", 46702792704, 995},
+        {"qwen2-0.5b", 494032768, 290},      {"qwen3-235b-a22b", 235093634560, 36945},
+        {"minilm", 22713216, 103},           {"tiny-llama", 222784, 39},
+        {"tiny-qwen2", 202816, 50},          {"tiny-mixtral", 238400, 41},
+        {"tiny-qwen3-moe", 239040, 69},      {"tiny-bert", 107288, 39},
         {"--tensors 250", 250 * 256, 250},   {"qwen3-30b-a3b", 30532122624, 18867},
     };
     const struct place *p = *state;

@@ -552,8 +552,7 @@ static void test_missing_counts_are_noticed(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_cases),
-                                       cmocka_unit_test(test_small_models),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_cases), cmocka_unit_test(test_small_models),
                                        cmocka_unit_test(test_models_by_index),
                                        cmocka_unit_test(test_missing_counts_are_noticed)};
     return cmocka_run_group_tests(tests, NULL, NULL);
