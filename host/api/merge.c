@@ -94,6 +94,7 @@ enum wm_status wm_merge_plan(struct wm_merge *merge, const char *out_path, struc
     st = plan_new(&merge->plan, merge->recipe, merge->models.models, merge->models.n_models, &merge->options, &problems,
                   err);
     TRY(merge_end_phase(&problems, st, err));
+    plan_enlarge_tiles(merge->plan, backends_tile_bytes(&merge->options));
 
     merge_begin_phase(merge, &problems);
     st = report_kit_check(merge->plan, &merge->options, &problems, err);

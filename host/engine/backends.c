@@ -234,6 +234,14 @@ void backends_measure(const struct plan *plan, const struct wm_options *options,
     memory->side = m.side_bytes;
 }
 
+uint64_t backends_tile_bytes(const struct wm_options *options)
+{
+    bool has_devices = options->device == WM_DEVICE_CUDA ||
+                       (options->device == WM_DEVICE_AUTO && options->n_ranks <= 1 && backend_cuda_count() > 0);
+
+    return options->tile_bytes || !has_devices ? 0 : PLAN_DEVICE_TILE_BYTES;
+}
+
 const char *backends_summary(char *buffer, size_t size)
 {
     int n_devices = backend_cuda_count();
@@ -270,6 +278,12 @@ int backends_own_device(const struct wm_options *options)
 {
     (void)options;
     return -1;
+}
+
+uint64_t backends_tile_bytes(const struct wm_options *options)
+{
+    (void)options;
+    return 0;
 }
 
 void backends_measure(const struct plan *plan, const struct wm_options *options, struct plan_device_memory *memory)

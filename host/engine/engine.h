@@ -51,6 +51,10 @@ enum wm_status output_commit_ready(const char *out_path, const struct wm_options
 char *output_partial_path(const char *out_path); /* malloc'ed; NULL without memory */
 void output_release(struct output *output);      /* unlocks; an uncommitted partial directory stays for the next run */
 
+/* Bytes of a tile that suit the devices that the options choose; 0: the plan's own size, which suits the CPU. Ranks, which
+ * must agree, go by what was asked for and not by what each of them finds. */
+uint64_t backends_tile_bytes(const struct wm_options *options);
+
 /* Is there a device such as the options ask for? WM_NO_DEVICE. Opens nothing. */
 enum wm_status backends_check(const struct wm_options *options, struct wm_error *err);
 

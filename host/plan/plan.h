@@ -27,8 +27,9 @@
 #define PLAN_DEFAULT_MEMORY_BYTES ((uint64_t)2 << 30)
 #define PLAN_MIN_TILE_BYTES       ((uint64_t)64 << 10)
 #define PLAN_MAX_TILE_BYTES       ((uint64_t)64 << 20)
-#define PLAN_MAX_STATISTICS_JOBS  3u /* tensors whose statistics state may exist at once */
-#define PLAN_DEFAULT_TILE_BYTES   ((uint64_t)1 << 20)
+#define PLAN_MAX_STATISTICS_JOBS  3u                  /* tensors whose statistics state may exist at once */
+#define PLAN_DEFAULT_TILE_BYTES   ((uint64_t)1 << 20) /* a processor's caches hold a tile of every input */
+#define PLAN_DEVICE_TILE_BYTES    ((uint64_t)8 << 20) /* ... and a GPU is kept busy by it (plan_enlarge_tiles) */
 
 /* What a fingerprint is made of, with a hash each: they decide nothing, and tell people which of them differs. */
 enum plan_trait { PLAN_VERSION, PLAN_CONFIG, PLAN_INPUTS, PLAN_OPTIONS, PLAN_N_TRAITS };
@@ -148,10 +149,14 @@ bool plan_job_is_resident(const struct plan *plan, const struct plan_job *job);
  * multiples of an ulp and one value holds much of a tensor; elsewhere nearly every tile would be computed twice. What stays
  * in the ring gains nothing that shows (2026-11-22: 2.54 s with, 2.58 s without, medians of 6, 1.1 B shape on 2 cores). */
 bool plan_job_speculates(const struct plan *plan, const struct plan_job *job, const struct merge_op *op);
-/* The plan's memory if tiles had so many elements (a multiple of TILE_CHUNK_ELEMS, fewer than they have): the same budget
+/* The plan's memory if tiles had so many elements (a multiple of TILE_CHUNK_ELEMS): the same budget
  * and threads. WM_USAGE if the budget does not hold it. */
 enum wm_status plan_memory_with_tiles(const struct plan *plan, uint64_t tile_elems, struct plan_memory *memory,
                                       struct wm_error *err);
+/* Tiles of up to so many bytes of the widest input, as far as the budget leaves a ring of them; else the plan stays as it is.
+ * For devices, where every tile costs launches and copies of its own: a tile of 1 MiB occupies a GPU of 132 multiprocessors
+ * for less time than starting it takes. */
+void plan_enlarge_tiles(struct plan *plan, uint64_t tile_bytes);
 uint64_t plan_source_bytes(const struct plan_job *job, int source); /* that the job reads of one source */
 /* Which checkpoint the recipe's model i is, in messages: the reference text. */
 const char *plan_model_name(const struct plan *plan, int model);

@@ -174,6 +174,23 @@ static void measure_survey(struct plan *plan)
     }
 }
 
+/* Tensors with statistics that do not stay in the ring are read again for every pass. */
+static void measure_reading(struct plan *plan)
+{
+    struct merge_op op;
+
+    plan->bytes_to_read = plan->bytes_in + plan->survey_bytes;
+    for (size_t j = 0; j < plan->n_jobs; j++) {
+        const struct plan_job *job = &plan->jobs[j];
+        if (plan_job_is_resident(plan, job) || !plan_job_has_statistics(plan, job, &op))
+            continue;
+        if (plan_job_speculates(plan, job, &op))
+            continue; /* a few tiles more, if the guess is good; three passes more if it is bad, which is rare */
+        for (int s = 0; s < job->n_sources; s++)
+            plan->bytes_to_read += extra_passes(&op) * plan_source_bytes(job, s);
+    }
+}
+
 static void measure_tables(struct plan_build *b)
 {
     struct plan *plan = b->plan;
@@ -194,7 +211,6 @@ enum wm_status plan_build_memory(struct plan_build *b, struct wm_error *err)
     struct plan_memory *m = &plan->memory;
     uint64_t in_bits, out_bits, needed;
     uint64_t tile_bytes = b->options->tile_bytes ? b->options->tile_bytes : PLAN_DEFAULT_TILE_BYTES;
-    struct merge_op op;
     int max_sources;
 
     memset(m, 0, sizeof *m);
@@ -210,16 +226,7 @@ enum wm_status plan_build_memory(struct plan_build *b, struct wm_error *err)
         return too_small(m, needed, err);
 
     measure_survey(plan);
-    plan->bytes_to_read = plan->bytes_in + plan->survey_bytes;
-    for (size_t j = 0; j < plan->n_jobs; j++) {
-        const struct plan_job *job = &plan->jobs[j];
-        if (plan_job_is_resident(plan, job) || !plan_job_has_statistics(plan, job, &op))
-            continue;
-        if (plan_job_speculates(plan, job, &op))
-            continue; /* a few tiles more, if the guess is good; three passes more if it is bad, which is rare */
-        for (int s = 0; s < job->n_sources; s++)
-            plan->bytes_to_read += extra_passes(&op) * plan_source_bytes(job, s);
-    }
+    measure_reading(plan);
     return WM_OK;
 }
 
@@ -236,4 +243,26 @@ enum wm_status plan_memory_with_tiles(const struct plan *plan, uint64_t tile_ele
         return too_small(&other.memory, needed, err);
     *memory = other.memory;
     return WM_OK;
+}
+
+/* Fewer tiles than these of every input would make readers, device and writers wait for each other. */
+#define RING_TILES 8
+
+void plan_enlarge_tiles(struct plan *plan, uint64_t tile_bytes)
+{
+    struct wm_error ignored = WM_ERROR_INIT;
+    uint64_t in_bits, out_bits;
+    struct plan_memory memory;
+    int max_sources;
+
+    widest(plan, &in_bits, &out_bits, &max_sources);
+    for (; tile_bytes > plan->memory.tile_elems * in_bits / 8; tile_bytes /= 2) {
+        uint64_t tile_elems = tile_bytes * 8 / in_bits / TILE_CHUNK_ELEMS * TILE_CHUNK_ELEMS;
+        if (plan_memory_with_tiles(plan, tile_elems, &memory, &ignored) != WM_OK ||
+            memory.n_slots < RING_TILES * (uint64_t)max_sources)
+            continue;
+        plan->memory = memory;
+        measure_reading(plan);
+        return;
+    }
 }

@@ -449,6 +449,44 @@ static void memory_stays_under_the_budget(void **state)
     end(&w);
 }
 
+/* For devices: as large as asked for, or as the budget leaves a ring of them, and never smaller than planned. */
+static void larger_tiles_stay_under_the_budget(void **state)
+{
+    struct wm_options options = WM_OPTIONS_INIT;
+    uint64_t smallest = UINT64_MAX, largest = 0;
+    struct world w;
+
+    (void)state;
+    begin(&w);
+    write_llama(&w, "a", 32, true, "false", 11);
+    write_llama(&w, "b", 32, true, "false", 12);
+    assert_int_equal(make_plan(&w, LINEAR2, &options), WM_OK);
+    for (uint64_t mib = 48; mib <= 4096; mib *= 2) {
+        struct wm_options o = WM_OPTIONS_INIT;
+        struct problems problems;
+        struct plan *plan;
+        uint64_t before, tile_bytes;
+        o.memory_bytes = mib << 20;
+        o.n_threads = 4;
+        problems_init(&problems, NULL, NULL, false);
+        assert_int_equal(plan_new(&plan, w.recipe, w.models, w.n_models, &o, &problems, NULL), WM_OK);
+        before = plan->memory.tile_elems;
+        plan_enlarge_tiles(plan, 0);
+        assert_int_equal(plan->memory.tile_elems, before);
+        plan_enlarge_tiles(plan, PLAN_DEVICE_TILE_BYTES);
+        assert_true(plan->memory.tile_elems >= before && plan->memory.total <= o.memory_bytes);
+        assert_int_equal(plan->memory.tile_elems % TILE_CHUNK_ELEMS, 0);
+        assert_true(plan->memory.tile_elems == before || plan->memory.n_slots >= 2 * 8);
+        tile_bytes = plan->memory.tile_elems * 2; /* bf16 */
+        smallest = tile_bytes < smallest ? tile_bytes : smallest;
+        largest = tile_bytes > largest ? tile_bytes : largest;
+        plan_free(plan);
+    }
+    assert_true(smallest < PLAN_DEVICE_TILE_BYTES);
+    assert_int_equal(largest, PLAN_DEVICE_TILE_BYTES);
+    end(&w);
+}
+
 static int n_compute(const struct world *w, int n_ranks, int local_size)
 {
     struct wm_options o = WM_OPTIONS_INIT;
@@ -514,6 +552,7 @@ int main(void)
         cmocka_unit_test(output_types),
         cmocka_unit_test(the_fingerprint_names_the_bytes),
         cmocka_unit_test(memory_stays_under_the_budget),
+        cmocka_unit_test(larger_tiles_stay_under_the_budget),
         cmocka_unit_test(processes_of_one_machine_divide_its_processors),
     };
 
