@@ -164,3 +164,9 @@ bool machine_is_bound(void)
 {
     return may_run_on() < sysconf(_SC_NPROCESSORS_ONLN);
 }
+
+void machine_id(char id[MACHINE_ID_BYTES])
+{
+    if (!first_line("", "/proc/sys/kernel/random/boot_id", id, MACHINE_ID_BYTES))
+        *id = '\0';
+}

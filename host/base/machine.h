@@ -20,6 +20,11 @@ bool machine_is_bound(void);
 /* Bytes that the control groups above this process leave it; 0: no limit. */
 uint64_t machine_memory_limit(void);
 
+/* Tells this machine from others, also for containers on it, which have host names of their own but the same kernel. "" where it
+ * does not say. */
+#define MACHINE_ID_BYTES 40
+void machine_id(char id[MACHINE_ID_BYTES]);
+
 /* The same from the files below `root`, "" for those of this machine. Quota: processors, rounded up; 0: none. */
 int machine_quota_below(const char *root);
 uint64_t machine_memory_limit_below(const char *root);

@@ -21,6 +21,7 @@
 #include "cluster/comm.h"
 
 #include "base/file.h"
+#include "base/machine.h"
 #include "base/text.h"
 #include "cluster/mpi_id.h"
 #include "cluster/nccl_api.h"
@@ -422,26 +423,18 @@ struct introduction {
     int32_t version;
     char host[64];
     char gpu[32]; /* its PCI bus id: with the next field, one physical GPU, wherever it is seen from */
-    char machine[40];
+    char machine[MACHINE_ID_BYTES];
     char problem[352]; /* "": ready */
 };
 
-/* Containers on one machine have names of their own, but the same kernel: its boot id tells machines apart. */
-static void name_machine(char host[64], char machine[40])
+static void name_machine(char host[64], char machine[MACHINE_ID_BYTES])
 {
-    const char *path = "/proc/sys/kernel/random/boot_id";
-    struct file_identity identity;
-    bool direct = false;
-    int fd = -1;
-
     if (gethostname(host, 63) != 0)
         snprintf(host, 64, "unknown");
     host[63] = 0;
-    memset(machine, 0, 40);
-    if (file_open_read(&fd, path, &direct, &identity, NULL) != WM_OK ||
-        file_read_at(fd, path, machine, 36, 0, NULL) != WM_OK)
-        snprintf(machine, 40, "%.39s", host);
-    file_close(&fd);
+    machine_id(machine);
+    if (!*machine)
+        snprintf(machine, MACHINE_ID_BYTES, "%.39s", host);
 }
 
 static enum wm_status prepare(struct nccl_rank *r, struct introduction *me, struct nccl_id *id, struct wm_error *err)

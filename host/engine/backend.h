@@ -133,7 +133,8 @@ struct backend_cuda_memory {
 /* False: not even two tiles of every input find room. */
 bool backend_cuda_divide(const struct backend_cuda_options *options, uint64_t free_bytes,
                          struct backend_cuda_memory *memory);
-uint64_t backend_cuda_free_bytes(int device); /* 0: it does not say */
+uint64_t backend_cuda_free_bytes(int device);               /* 0: it does not say */
+bool backend_cuda_bus(int device, char *text, size_t size); /* where it is in this machine */
 /* Takes all memory that it will use. WM_NO_DEVICE, or WM_TEMPORARY when two tiles of every input do not fit: smaller ones
  * may. */
 enum wm_status backend_open_cuda(struct backend **backend, const struct backend_cuda_options *options,

@@ -118,6 +118,14 @@ bool backend_cuda_divide(const struct backend_cuda_options *o, uint64_t free_byt
     return m->n_slots >= m->n_fewest;
 }
 
+bool backend_cuda_bus(int device, char *text, size_t size)
+{
+    if (cudaDeviceGetPCIBusId(text, (int)size, device) == cudaSuccess)
+        return true;
+    (void)cudaGetLastError(); /* no error of ours */
+    return false;
+}
+
 uint64_t backend_cuda_free_bytes(int device)
 {
     size_t free_bytes = 0, total_bytes = 0;

@@ -7,8 +7,10 @@
 #include "engine/backends.h"
 
 #include "base/dtype.h"
+#include "base/machine.h"
 
 #include <stdio.h>
+#include <string.h>
 
 static enum wm_status open_cpu(const struct plan *plan, struct backends *backends, struct wm_error *err)
 {
@@ -57,14 +59,16 @@ int backends_own_device(const struct wm_options *options)
     return n_devices == 1 ? 0 : -1;
 }
 
-/* How many ranks of this machine drive the GPU that this one drives. */
-static int ranks_on_device(const struct wm_options *options, int n_devices)
+void backends_name_device(const struct wm_options *options, char name[BACKENDS_NAME_BYTES])
 {
-    if (options->n_ranks <= 1 || options->local_size <= 1)
-        return 1;
-    if (options->device == WM_DEVICE_CUDA && options->device_index)
-        return options->local_size;
-    return (options->local_size + n_devices - 1) / n_devices;
+    int device = options->device == WM_DEVICE_CPU ? -1 : backends_own_device(options);
+    char machine[MACHINE_ID_BYTES], bus[32];
+
+    memset(name, 0, BACKENDS_NAME_BYTES);
+    if (device < 0 || !backend_cuda_bus(device, bus, sizeof bus))
+        return;
+    machine_id(machine);
+    snprintf(name, BACKENDS_NAME_BYTES, "%s %s", machine, bus);
 }
 
 /* The devices that this process would use, and what became of them. */
@@ -160,7 +164,7 @@ static void tell(const struct plan *plan, const struct candidates *c, struct bac
                  (unsigned long long)tile_elems, (unsigned long long)plan->memory.tile_elems);
 }
 
-static enum wm_status open_cuda(const struct plan *plan, const struct wm_options *options, int n_devices,
+static enum wm_status open_cuda(const struct plan *plan, const struct wm_options *options, int n_devices, int n_sharing,
                                 struct backends *backends, struct wm_error *err)
 {
     int only = backends_own_device(options);
@@ -169,7 +173,7 @@ static enum wm_status open_cuda(const struct plan *plan, const struct wm_options
 
     if (c.end - c.first > BACKENDS_MAX)
         c.end = c.first + BACKENDS_MAX;
-    open_what_fits(plan, options, ranks_on_device(options, n_devices), &c, backends);
+    open_what_fits(plan, options, n_sharing, &c, backends);
     backends->threads_per_backend = 1;
     if (!backends->n_items && options->device == WM_DEVICE_CUDA)
         return error_set(err, WM_NO_DEVICE, "%s", c.last.message);
@@ -196,8 +200,8 @@ enum wm_status backends_check(const struct wm_options *options, struct wm_error 
     return WM_OK;
 }
 
-enum wm_status backends_open(const struct plan *plan, const struct wm_options *options, struct backends *backends,
-                             struct wm_error *err)
+enum wm_status backends_open(const struct plan *plan, const struct wm_options *options, int n_sharing,
+                             struct backends *backends, struct wm_error *err)
 {
     int n_devices = options->device == WM_DEVICE_CPU ? 0 : backend_cuda_count();
     enum wm_status st = backends_check(options, err);
@@ -205,7 +209,7 @@ enum wm_status backends_open(const struct plan *plan, const struct wm_options *o
     *backends = (struct backends){.n_items = 0};
     if (st != WM_OK)
         return st;
-    return n_devices ? open_cuda(plan, options, n_devices, backends, err) : open_cpu(plan, backends, err);
+    return n_devices ? open_cuda(plan, options, n_devices, n_sharing, backends, err) : open_cpu(plan, backends, err);
 }
 
 void backends_measure(const struct plan *plan, const struct wm_options *options, struct plan_device_memory *memory)
@@ -222,7 +226,7 @@ void backends_measure(const struct plan *plan, const struct wm_options *options,
         return;
     do {
         fill_options(plan, options, &host, &cuda);
-        cuda.n_sharing = n_devices ? ranks_on_device(options, n_devices) : 1;
+        cuda.n_sharing = 1;
         fits = backend_cuda_divide(&cuda, free_bytes ? free_bytes : options->device_memory_bytes, &m);
     } while (!fits && halve_tiles(plan, options, &host));
     memory->budget = m.budget;
@@ -265,11 +269,12 @@ enum wm_status backends_check(const struct wm_options *options, struct wm_error 
     return WM_OK;
 }
 
-enum wm_status backends_open(const struct plan *plan, const struct wm_options *options, struct backends *backends,
-                             struct wm_error *err)
+enum wm_status backends_open(const struct plan *plan, const struct wm_options *options, int n_sharing,
+                             struct backends *backends, struct wm_error *err)
 {
     enum wm_status st = backends_check(options, err);
 
+    (void)n_sharing;
     *backends = (struct backends){.n_items = 0};
     return st == WM_OK ? open_cpu(plan, backends, err) : st;
 }
@@ -278,6 +283,12 @@ int backends_own_device(const struct wm_options *options)
 {
     (void)options;
     return -1;
+}
+
+void backends_name_device(const struct wm_options *options, char name[BACKENDS_NAME_BYTES])
+{
+    (void)options;
+    memset(name, 0, BACKENDS_NAME_BYTES);
 }
 
 uint64_t backends_tile_bytes(const struct wm_options *options)

@@ -5,7 +5,8 @@
 #include "engine/backend.h"
 #include "engine/engine.h"
 
-#define BACKENDS_MAX ENGINE_MAX_DEVICES
+#define BACKENDS_MAX        ENGINE_MAX_DEVICES
+#define BACKENDS_NAME_BYTES 80
 
 struct backends {
     struct backend *items[BACKENDS_MAX]; /* the CPU's alone, or one for each GPU */
@@ -15,12 +16,15 @@ struct backends {
     char notice[WM_ERROR_BYTES]; /* of devices that are not used as they might be; "" */
 };
 
-/* WM_NO_DEVICE when a GPU was asked for and there is none that can be used. With --device auto the CPU does the work then;
+/* n_sharing: processes that open the same device, each of which takes its share of the memory.
+ * WM_NO_DEVICE when a GPU was asked for and there is none that can be used. With --device auto the CPU does the work then;
  * of several GPUs those that can be used do. */
-enum wm_status backends_open(const struct plan *plan, const struct wm_options *options, struct backends *backends,
-                             struct wm_error *err);
+enum wm_status backends_open(const struct plan *plan, const struct wm_options *options, int n_sharing,
+                             struct backends *backends, struct wm_error *err);
 /* The one GPU that a process of several on a machine uses, counted from 0; -1: none, or more than one. */
 int backends_own_device(const struct wm_options *options);
+/* Names that one among all machines; "" when it is none, or more than one. */
+void backends_name_device(const struct wm_options *options, char name[BACKENDS_NAME_BYTES]);
 void backends_close(struct backends *backends);
 /* Goes on without the devices that were lost: the others, or the CPU. */
 enum wm_status backends_drop_lost(const struct plan *plan, struct backends *backends, struct wm_error *err);

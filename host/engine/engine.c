@@ -218,6 +218,23 @@ static enum wm_status wait_for_all(const struct run *run, struct wm_error *err)
     return rank_progress_barrier(run->team->comm, run->options, &progress, err);
 }
 
+/* Ranks find out who shares a GPU with whom: launchers say how many are on a machine, and not which GPUs each of them sees. */
+static enum wm_status open_backends(struct run *run, struct wm_error *err)
+{
+    char name[BACKENDS_NAME_BYTES];
+    enum wm_status st = WM_OK;
+    int n_sharing = 1;
+
+    if (is_team(run)) {
+        backends_name_device(run->options, name);
+        TRY(team_count_alike(run->team, name, sizeof name, &n_sharing, err));
+    }
+    TRY(backends_open(run->plan, run->options, n_sharing, &run->backends, err));
+    run->known.memory = run->backends.memory;
+out:
+    return st;
+}
+
 /* ---- the survey ------------------------------------------------------------------------------------------------ */
 
 /* Fills result->thresholds with what the plan's survey finds, or found in an earlier run. A GPU that it loses is none of
@@ -269,8 +286,7 @@ enum wm_status engine_survey(const struct plan *plan, const struct output *outpu
     if (is_team(&run))
         TRY(team_agree(team, plan, err));
     if (plan->n_survey_passes) {
-        TRY(backends_open(plan, options, &run.backends, err));
-        run.known.memory = run.backends.memory;
+        TRY(open_backends(&run, err));
         TRY(survey(&run, result, err));
     }
     if (is_team(&run)) /* nobody ends before the file is there */
@@ -496,8 +512,7 @@ static enum wm_status do_run(struct run *run, struct engine_result *result, stru
 
     TRY(allocate(run, result, err));
     raise_descriptor_limit();
-    TRY(backends_open(plan, run->options, &run->backends, err));
-    run->known.memory = run->backends.memory;
+    TRY(open_backends(run, err));
     name_compute(result, &run->backends);
     result->n_compute = run->backends.n_items * run->backends.threads_per_backend;
     if (is_team(run))

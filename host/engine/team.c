@@ -62,6 +62,25 @@ out:
     return st;
 }
 
+enum wm_status team_count_alike(const struct engine_team *team, const char *text, size_t n_bytes, int *n_alike,
+                                struct wm_error *err)
+{
+    char *all = malloc((size_t)team->size * n_bytes);
+    enum wm_status st = WM_OK;
+
+    *n_alike = 0;
+    if (!all) {
+        st = error_no_memory(err, "dividing GPUs");
+        goto out;
+    }
+    TRY(team->comm->ops->all_gather(team->comm, text, n_bytes, all, err));
+    for (int r = 0; r < team->size; r++)
+        *n_alike += *text ? memcmp(text, all + (size_t)r * n_bytes, n_bytes) == 0 : r == team->index;
+out:
+    free(all);
+    return st;
+}
+
 enum wm_status team_reduce(void *user, uint64_t *counts, size_t n_counts, struct wm_error *err)
 {
     struct comm *comm = user;

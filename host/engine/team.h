@@ -14,6 +14,10 @@
  * the same tensors. */
 enum wm_status team_agree(const struct engine_team *team, const struct plan *plan, struct wm_error *err);
 
+/* How many ranks have the same non-empty text of n_bytes, this one included; 1 for an empty one. */
+enum wm_status team_count_alike(const struct engine_team *team, const char *text, size_t n_bytes, int *n_alike,
+                                struct wm_error *err);
+
 /* The reduction of surveys: `user` is the team's comm. */
 enum wm_status team_reduce(void *user, uint64_t *counts, size_t n_counts, struct wm_error *err);
 /* For pipeline_args.interrupted: `user` is the comm. */
