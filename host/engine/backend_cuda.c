@@ -18,7 +18,7 @@
 #include <string.h>
 
 /* Left for results of statistics passes, coefficients and groups; what does not fit there is computed by the CPU. */
-#define SIDE_BYTES ((uint64_t)64 << 20)
+#define SIDE_BYTES ((uint64_t)256 << 20)
 #define SLOT_ALIGN 256u
 
 /* ---- errors ----------------------------------------------------------------------------------------------------- */

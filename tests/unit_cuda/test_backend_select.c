@@ -77,6 +77,7 @@ static struct hash128 merge_experts(const struct fixture *f, const char *more, e
     o.n_threads = 2;
     o.tile_bytes = TILE_BYTES;
     o.memory_bytes = 64u << 20;
+    o.verify_per_1000 = 0; /* what is drawn is searched by the host */
     n_stream_waits = n_event_waits = 0;
     if (fixture_merge(f, "c.yml", out, &o, &err) != WM_OK)
         fail_msg("%s: %s", out, err.message);
@@ -183,7 +184,7 @@ static void sample_release(struct sample *x)
 static struct backend *open_backend(const struct cuda_on_cpu_config *machine, void **thread)
 {
     struct backend_cuda_options options = {
-        .tile_in_bytes = CHUNK * 2, .tile_out_bytes = CHUNK * 2, .memory_bytes = 6u << 20, .max_inputs = 3};
+        .tile_in_bytes = CHUNK * 2, .tile_out_bytes = CHUNK * 2, .memory_bytes = 48u << 20, .max_inputs = 3};
     struct wm_error err = WM_ERROR_INIT;
     struct backend *b = NULL;
 

@@ -86,7 +86,8 @@ static void check(const struct method_case *c, const struct dtype_case *types, u
     *run = (struct tiles_run){.tile_elems = CHUNK, .speculate = speculate};
     n_cpu_tiles = 0;
     run_tensor(b, thread, &op, &arrays, run);
-    assert_int_equal(n_cpu_tiles, 0);
+    if (!device->verify_per_1000) /* else it does them all again */
+        assert_int_equal(n_cpu_tiles, 0);
     if (run->status == WM_OK) {
         assert_same_op(&op, &cpu_op, what);
         assert_same_elements(out, expected, types->out, (size_t)n, what);
@@ -103,8 +104,10 @@ static void check(const struct method_case *c, const struct dtype_case *types, u
 
 /* ---- tests -------------------------------------------------------------------------------------------------- */
 
-static const struct device devices[] = {
-    {false, 1000, 32u << 20}, {true, 0, 32u << 20}, {true, 1000, 4u << 20}}; /* in the last one nothing stays */
+static const struct device devices[] = {{false, 1000, 32u << 20},
+                                        {true, 0, 32u << 20},
+                                        {true, 1000, 4u << 20},
+                                        {false, 0, 4u << 20}}; /* nothing stays in 4 MB */
 static const struct method_case ties[] = {
     {"ties", 2, true, {GLOBAL("weight", 0.5), GLOBAL("density", 0.3)}},
     {"ties", 3, true, {GLOBAL("weight", 0.5), {"density", 0.6, 0}, {"density", 0.2, 1}, {"density", 1.0, 2}}},
@@ -118,7 +121,7 @@ static void every_method(void **state)
     for (size_t c = 0; c < N_METHOD_CASES; c++)
         if (method_cases[c].n_models > 0 && c % EVERY == 0) {
             check(&method_cases[c], &dtype_cases[c % N_DTYPE_CASES], 5 * CHUNK - 3, (enum pattern)(c % N_PATTERNS),
-                  &devices[c % 3], false, &result);
+                  &devices[c % 4], false, &result);
             assert_int_equal(result.status, WM_OK);
         }
 }
@@ -134,7 +137,7 @@ static void speculation(void **state)
     (void)state;
     for (size_t i = 0; i<8; i += EVERY> 1 ? 3 : 1) {
         check(&ties[i % 2], &dtype_cases[i % 3 == 0 ? 0 : 6], (uint64_t)n_tiles * CHUNK - 100, patterns[i / 2],
-              &devices[i % 3], true, &result);
+              &devices[i % 4], true, &result);
         assert_int_equal(result.status, WM_OK);
         assert_true(result.n_guessed == 0 || result.n_guessed == n_tiles);
         n_stand += result.n_stand;
