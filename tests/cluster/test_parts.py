@@ -344,8 +344,9 @@ def test_without_locks(folder):
     models, out = checkpoints(SMALL, "small"), folder / "out"
     config = recipe("linear", models)
     no_flock = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=flock", "-e", "inject=flock:error=ENOSYS"]
+    untraced = {"ASAN_OPTIONS": "detect_leaks=0"}  # the search for leaks is a trace of its own
     for words in (["merge", config, out, "--part", "0/2"], ["merge", config, out, "--part", "1/2"], ["finish", out]):
-        code, text = end(start(*words, "--quiet", prefix=no_flock))
+        code, text = end(start(*words, "--quiet", prefix=no_flock, env=untraced))
         equal(code, 0, text)
         contains(text, "has no locks (flock: Function not implemented)", str(out), "start one at a time")
         equal(text.count("has no locks"), 1, text)
