@@ -210,20 +210,20 @@ enum wm_status wm_merge_run(struct wm_merge *merge, struct wm_error *err);
 
 /* Which of several processes this one is: from what the user says (NULL: nothing; ranks may be "none") and from the
  * variables of torchrun, Open MPI, Slurm, PMI and Kubernetes. Fills n_ranks, rank, local_rank, local_size and rank_job.
- * WM_USAGE when statements contradict each other. */
+ * What a launcher's binding wastes goes to options->on_problem. WM_USAGE when statements contradict each other. */
 enum wm_status wm_options_find_ranks(struct wm_options *options, const char *rank, const char *ranks, const char *job,
                                      struct wm_error *err);
 
 /* After all parts (options.n_parts) of a merge into out_path have been run: opens and plans the merge that verifies them
  * and puts the output in place with wm_merge_run. Config and the options that decide bytes are those of the parts. Relative
  * paths are taken from where the parts ran: the working directory must be that one. WM_NO_INPUT, WM_USAGE; running it
- * fails with WM_TEMPORARY while parts are missing. */
+ * fails with WM_TEMPORARY while parts are missing, and does nothing where out_path is complete and no part is left. */
 enum wm_status wm_merge_open_parts(struct wm_merge **merge, const char *out_path, const struct wm_options *options,
                                    struct wm_error *err);
 
 /* What must be known of whole models before the merge (ties with trim: global), found ahead of it: wm_merge_run with the
- * same recipe, inputs and options does not look for it again. Nothing to do for other recipes. What was found goes to
- * `text`, as text or one JSON object. */
+ * same recipe, inputs and options does not look for it again. Ranks find it together. Nothing to do for other recipes. What
+ * was found goes to `text`, as text or one JSON object. */
 enum wm_status wm_merge_stats(struct wm_merge *merge, int as_json, char **text, struct wm_error *err);
 
 /* What the run did: bytes, seconds, peak memory, share resumed, the limiting stage. As text or one JSON object. */
