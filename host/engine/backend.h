@@ -113,6 +113,8 @@ enum wm_status backend_cpu_run_group(struct backend_group *group, struct cpu_scr
 #ifdef WM_HAVE_CUDA
 /* Number of usable CUDA devices; 0 also where there is no driver. */
 int backend_cuda_count(void);
+/* When there is none: what the driver says of it; NULL where there is just no driver or no device. */
+const char *backend_cuda_trouble(void);
 struct backend_cuda_options {
     int device;
     int n_sharing;            /* processes that drive the device at once; 0 is 1         */

@@ -453,6 +453,17 @@ int backend_cuda_count(void)
     return 0;
 }
 
+const char *backend_cuda_trouble(void)
+{
+    int n = 0;
+    cudaError_t code = cudaGetDeviceCount(&n);
+
+    (void)cudaGetLastError(); /* whatever it is, it is told here */
+    return code == cudaSuccess || code == cudaErrorNoDevice || code == cudaErrorInsufficientDriver
+               ? NULL
+               : cudaGetErrorString(code);
+}
+
 /* A newer or older GPU than the build was made for. */
 static enum wm_status check_code(struct backend *b, const struct cudaDeviceProp *properties, struct wm_error *err)
 {

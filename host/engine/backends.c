@@ -204,11 +204,16 @@ enum wm_status backends_open(const struct plan *plan, const struct wm_options *o
                              struct backends *backends, struct wm_error *err)
 {
     int n_devices = options->device == WM_DEVICE_CPU ? 0 : backend_cuda_count();
+    const char *trouble = n_devices || options->device == WM_DEVICE_CPU ? NULL : backend_cuda_trouble();
     enum wm_status st = backends_check(options, err);
 
     *backends = (struct backends){.n_items = 0};
     if (st != WM_OK)
         return st;
+    if (trouble)
+        snprintf(backends->notice, sizeof backends->notice,
+                 "the CPU did the work: asked for its GPUs, the driver said \"%s\"; --device cpu asks for none",
+                 trouble);
     return n_devices ? open_cuda(plan, options, n_devices, n_sharing, backends, err) : open_cpu(plan, backends, err);
 }
 

@@ -20,7 +20,10 @@ def journals(out):
     """[(tensor, number of elements)] of all ranks; 0 elements mark a tensor that is about to be guessed."""
     found = []
     for path in sorted(partial_of(out).glob("journal-*.warpmerge")):
-        data = path.read_bytes()
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            continue  # the run is just ending
         for at in range(RECORD_BYTES, len(data) - RECORD_BYTES + 1, RECORD_BYTES):
             found.append((int.from_bytes(data[at:at + 8], "little"),
                           int.from_bytes(data[at + 16:at + 24], "little")))

@@ -10,11 +10,11 @@
 
 /* Every call is tried up to the first, then one in so many; a sanitizer makes each merge ten times as long. */
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-enum { DENSE_CALLS = 4, SPARSE_STEP = 301, RECIPE_STEP = 3 };
+enum { DENSE_CALLS = 4, FAMILY_CALLS = 8, SPARSE_STEP = 301, RECIPE_STEP = 3 };
 #else
-enum { DENSE_CALLS = 60, SPARSE_STEP = 53, RECIPE_STEP = 1 };
+enum { DENSE_CALLS = 60, FAMILY_CALLS = 30, SPARSE_STEP = 53, RECIPE_STEP = 1 };
 #endif
-enum { ILLEGAL_ADDRESS = 700, OUT_OF_MEMORY = 2 }; /* cudaError_t */
+enum { ILLEGAL_ADDRESS = 700, OUT_OF_MEMORY = 2, UNKNOWN = 999 }; /* cudaError_t */
 
 /* Tensors that do not stay in a small ring, of a type whose threshold is worth a guess. */
 static const char large_ties[] =
@@ -160,8 +160,8 @@ static void the_nth_call_may_fail(void **state)
 /* A recipe for each family of kernels, and one that streams its tensors and bets on thresholds. */
 static void the_nth_call_may_fail_in_every_family(void **state)
 {
-    const char *recipes[] = {merge_cases_recipes[0], merge_cases_recipes[2], merge_cases_recipes[3],
-                             merge_cases_recipes[6], large_ties};
+    const char *recipes[] = {merge_cases_recipes[0], merge_cases_recipes[2], merge_cases_recipes[3], large_ties,
+                             merge_cases_recipes[6]};
     struct fixture f;
 
     (void)state;
@@ -176,7 +176,7 @@ static void the_nth_call_may_fail_in_every_family(void **state)
                               .device = WM_DEVICE_AUTO,
                               .streamed = recipes[r] == large_ties,
                               .n_out = (int)(1000 * (2 * r + (size_t)i + 1))};
-            sweep_calls(&f, &s, DENSE_CALLS / 2, SPARSE_STEP);
+            sweep_calls(&f, &s, FAMILY_CALLS, SPARSE_STEP);
             assert_true(s.n_went_on > 0);
         }
     }
@@ -373,6 +373,32 @@ static void a_gpu_that_cannot_start_is_left_out(void **state)
     fixture_release(&f);
 }
 
+static void a_driver_that_fails_is_told_of(void **state)
+{
+    struct cuda_on_cpu_config machine = cuda_on_cpu_default();
+    struct wm_options o;
+    struct fixture f;
+    struct heard h;
+
+    (void)state;
+    fixture_init(&f);
+    merge_cases_write_models(&f);
+    merge_cases_write_config(&f, "c.yml", merge_cases_recipes[0]);
+    machine.fail_at = 1;
+    machine.fail_code = UNKNOWN;
+    machine.fail_device = -1;
+    cuda_on_cpu_configure(&machine);
+    set_up(&o, &h, WM_DEVICE_AUTO);
+    expect_merge(&f, "out", &o);
+    assert_non_null(strstr(h.warning, "the driver said \"unknown error\""));
+    machine.n_devices = 0;
+    cuda_on_cpu_configure(&machine);
+    set_up(&o, &h, WM_DEVICE_AUTO);
+    expect_merge(&f, "none", &o);
+    assert_string_equal(h.warning, "");
+    fixture_release(&f);
+}
+
 /* ---- after the last GPU ---------------------------------------------------------------------------------------- */
 
 void __real_cpu_combine_tile(const struct merge_op *op, const struct statistics *s, const struct merge_tile *tile,
@@ -508,6 +534,7 @@ int main(void)
         cmocka_unit_test(memory_that_cannot_be_locked_is_used_as_it_is),
         cmocka_unit_test(the_device_budget_holds),
         cmocka_unit_test(a_gpu_that_cannot_start_is_left_out),
+        cmocka_unit_test(a_driver_that_fails_is_told_of),
         cmocka_unit_test(the_cpu_goes_on_with_all_its_threads),
         cmocka_unit_test(devices_share_the_work),
         cmocka_unit_test(the_nth_call_may_fail),
