@@ -8,17 +8,21 @@ of the time, open as it was. That is played here: the shard stays open, and is w
 import signal
 import sys
 
-from team import (LARGE, RECORD_BYTES, all_well, check, checkpoints, end_all, one, partial_of,
+from team import (RECORD_BYTES, all_well, check, checkpoints, end_all, one, partial_of,
                   recipe, same, start_ranks, tests)
 
 RANKS = 2
 TRIES = 40
-SLOW = ["--threads", "1", "--io-threads", "1", "--tile", "64KiB"]
+# Thresholds are guessed for tensors that are streamed: the largest ones in this memory.
+SLOW = ["--threads", "1", "--io-threads", "1", "--tile", "64KiB", "--memory", "64MiB"]
+STREAMED = ["--hidden", "1024", "--layers", "2", "--intermediate", "5000", "--vocab", "2000"]
 
 
 def journals(out):
     """[(tensor, number of elements)] of all ranks; 0 elements mark a tensor that is about to be guessed."""
     found = []
+    if not partial_of(out).exists():
+        return found
     for path in sorted(partial_of(out).glob("journal-*.warpmerge")):
         try:
             data = path.read_bytes()
@@ -72,7 +76,7 @@ def resume_and_write_late(out, method, models, n):
 
 
 def test_guesses_under_way(folder):
-    models = checkpoints(LARGE, "large")
+    models = checkpoints(STREAMED, "streamed")
     config = recipe("ties", models)
     for n in (3, 0):
         for i in range(TRIES):
@@ -85,7 +89,7 @@ def test_guesses_under_way(folder):
 
 
 def test_without_a_guess_nothing_is_copied(folder):
-    models, out = checkpoints(LARGE, "large"), folder / "out"
+    models, out = checkpoints(STREAMED, "streamed"), folder / "out"
     check(lost_run(recipe("linear", models), out, lambda: len(journals(out)) >= 3), "the ranks had ended")
     check(resume_and_write_late(out, "linear", models, 2), "the shard was copied for nothing")
 
