@@ -31,6 +31,9 @@ atexit.register(shutil.rmtree, TOP, ignore_errors=True)
 TINY = ["--hidden", "128", "--layers", "1", "--intermediate", "350", "--vocab", "6000"]
 SMALL = ["--hidden", "256", "--layers", "2", "--intermediate", "700", "--vocab", "20000"]
 LARGE = ["--hidden", "512", "--layers", "3", "--intermediate", "1400", "--vocab", "24000"]
+# With IN_LITTLE_MEMORY its largest tensors are streamed, and their thresholds guessed.
+STREAMED = ["--hidden", "1024", "--layers", "2", "--intermediate", "5000", "--vocab", "2000"]
+IN_LITTLE_MEMORY = ["--threads", "1", "--io-threads", "1", "--memory", "64MiB"]
 
 
 def checkpoints(shape, name):

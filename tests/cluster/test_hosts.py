@@ -16,8 +16,8 @@ import subprocess
 import sys
 import time
 
-from team import (LARGE, SMALL, all_well, check, checkpoints, contains, end_all, equal, meeting_of, n_records, recipe,
-                  same, start, tests, wait_for)
+from team import (IN_LITTLE_MEMORY, LARGE, SMALL, STREAMED, all_well, check, checkpoints, contains, end_all, equal,
+                  meeting_of, n_records, recipe, same, start, tests, wait_for)
 
 DEADLINE = 2
 FEW_SECONDS = 15  # what a busy machine may add to a deadline
@@ -111,10 +111,10 @@ def test_the_first_host_is_lost(folder):
 
 
 def test_a_host_comes_back_when_all_is_done(folder):
-    """Without --tile the ranks write large guesses, which only they themselves would repair."""
-    models, out, chance = checkpoints(LARGE, "large"), folder / "out", random.Random(5)
+    """The ranks write large guesses, which only they themselves would repair."""
+    models, out, chance = checkpoints(STREAMED, "streamed"), folder / "out", random.Random(5)
     config = recipe("ties", models)
-    gone = cut_off(config, out, 2, 1, chance.randrange(1, 4), "--threads", "1")
+    gone = cut_off(config, out, 2, 1, chance.randrange(1, 4), *IN_LITTLE_MEMORY, "--tile", "256KiB")
     all_well(end_all(start_on_hosts(config, out, HOSTS[:1], 2, "--deadline", "20")))
     same(out, "ties", models, "without the lost host")
     send(gone, signal.SIGCONT)

@@ -8,14 +8,12 @@ of the time, open as it was. That is played here: the shard stays open, and is w
 import signal
 import sys
 
-from team import (RECORD_BYTES, all_well, check, checkpoints, end_all, one, partial_of,
+from team import (IN_LITTLE_MEMORY, RECORD_BYTES, STREAMED, all_well, check, checkpoints, end_all, one, partial_of,
                   recipe, same, start_ranks, tests)
 
 RANKS = 2
 TRIES = 40
-# Thresholds are guessed for tensors that are streamed: the largest ones in this memory.
-SLOW = ["--threads", "1", "--io-threads", "1", "--tile", "64KiB", "--memory", "64MiB"]
-STREAMED = ["--hidden", "1024", "--layers", "2", "--intermediate", "5000", "--vocab", "2000"]
+SLOW = [*IN_LITTLE_MEMORY, "--tile", "64KiB"]
 
 
 def journals(out):
