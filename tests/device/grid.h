@@ -44,6 +44,7 @@ static const struct operation operations[] = {
     {"task_arithmetic", 7, true, {{0}}},
     {"task_arithmetic", 8, true, {{0}}},
     {"task_arithmetic", 13, true, {{0}}},
+    {"mergealign", 2, true, {{0}}},
     {"ties", 1, true, {{"density", 0.5}}},
     {"ties", 2, true, {{"density", 0.5}}},
     {"ties", 2, true, {{"density", 1.0}}},
