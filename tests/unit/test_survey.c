@@ -1,4 +1,4 @@
-/* The survey before a whole-model merge: the same thresholds for any threads, budget and ranks; found once, kept for the
+/* The survey before a whole-model merge: the same thresholds for any threads and budget; found once, kept for the
  * next run, and made again whenever what was kept is not whole or not this merge's. */
 #include "engine/survey.h"
 
@@ -6,7 +6,6 @@
 #include "support/merge_cases.h"
 
 #include <errno.h>
-#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -388,163 +387,6 @@ static void every_call_may_fail_once(void **state)
     fixture_release(&f);
 }
 
-/* ---- ranks ------------------------------------------------------------------------------------------------------- */
-
-enum { MAX_RANKS = 3, MAX_RANGES = 256 };
-
-struct world {
-    struct fixture f;
-    struct recipe *recipe;
-    struct ckpt *models[4];
-    struct plan *plan;
-};
-
-static void make_plan(struct world *w, const struct wm_options *options)
-{
-    struct ckpt_options ckpt_options = {0};
-    struct wm_error err = WM_ERROR_INIT;
-    struct problems problems;
-
-    begin(&w->f);
-    problems_init(&problems, NULL, NULL, false);
-    assert_int_equal(recipe_open(&w->recipe, fixture_path(&w->f, "c.yml"), &problems, &err), WM_OK);
-    assert_int_equal(w->recipe->n_models, 3);
-    for (int m = 0; m < 4; m++) {
-        const char *path = m < 3 ? w->recipe->models[m].ref.path : w->recipe->base_model.path;
-        assert_int_equal(ckpt_open(&w->models[m], path, NULL, &ckpt_options, &problems, &err), WM_OK);
-    }
-    assert_int_equal(plan_new(&w->plan, w->recipe, w->models, 4, options, &problems, &err), WM_OK);
-}
-
-struct meeting {
-    pthread_barrier_t barrier;
-    pthread_mutex_t lock;
-    uint64_t *sums;
-    size_t n_sums;
-    int n_ranks;
-};
-
-struct rank {
-    struct world *w;
-    const struct wm_options *options;
-    struct meeting *meeting;
-    int number;
-    struct plan_range ranges[MAX_RANGES];
-    size_t n_ranges;
-    struct survey_result result;
-    struct wm_error err;
-};
-
-static enum wm_status meet(void *user, uint64_t *counts, size_t n_counts, struct wm_error *err)
-{
-    struct rank *rank = user;
-    struct meeting *m = rank->meeting;
-
-    (void)err;
-    pthread_mutex_lock(&m->lock);
-    if (!m->sums) {
-        m->n_sums = n_counts;
-        m->sums = calloc(n_counts, sizeof *m->sums);
-    }
-    for (size_t i = 0; i < n_counts && n_counts == m->n_sums; i++)
-        m->sums[i] += counts[i];
-    pthread_mutex_unlock(&m->lock);
-    pthread_barrier_wait(&m->barrier);
-    memcpy(counts, m->sums, n_counts * sizeof *counts);
-    if (pthread_barrier_wait(&m->barrier) == PTHREAD_BARRIER_SERIAL_THREAD) {
-        free(m->sums);
-        m->sums = NULL;
-    }
-    pthread_barrier_wait(&m->barrier);
-    return WM_OK;
-}
-
-static void *run_rank(void *user)
-{
-    struct rank *rank = user;
-    struct survey_args args = {.plan = rank->w->plan,
-                               .options = rank->options,
-                               .dir = rank->w->f.dir,
-                               .ranges = rank->ranges,
-                               .n_ranges = rank->n_ranges,
-                               .reduce = meet,
-                               .user = rank,
-                               .writes_file = rank->number == 0};
-
-    (void)survey_run(&args, &rank->result, &rank->err);
-    return NULL;
-}
-
-/* Every job cut into pieces of one chunk, dealt out in turn. */
-static void deal(const struct plan *plan, struct rank *ranks, int n_ranks)
-{
-    size_t next = 0;
-
-    for (size_t j = 0; j < plan->n_jobs; j++)
-        for (uint64_t first = 0; first < plan->jobs[j].n_elems; first += TILE_CHUNK_ELEMS, next++) {
-            struct rank *rank = &ranks[next % (size_t)n_ranks];
-            uint64_t left = plan->jobs[j].n_elems - first;
-            assert_true(rank->n_ranges < MAX_RANGES);
-            rank->ranges[rank->n_ranges++] =
-                (struct plan_range){j, first, left < TILE_CHUNK_ELEMS ? left : TILE_CHUNK_ELEMS};
-        }
-}
-
-static void ranks_find_what_one_finds(void **state)
-{
-    struct wm_options o = quick();
-    struct survey_result alone;
-    struct wm_error err = WM_ERROR_INIT;
-    struct world w;
-
-    (void)state;
-    make_plan(&w, &o);
-    struct survey_args args = {.plan = w.plan, .options = &o, .dir = w.f.dir};
-    if (survey_run(&args, &alone, &err) != WM_OK)
-        fail_msg("%s", err.message);
-    assert_true(alone.thresholds.models[0].threshold != 0);
-    assert_int_equal(alone.thresholds.n_models, 3);
-    assert_false(file_exists(fixture_path(&w.f, SURVEY_FILE_NAME))); /* writes_file was not set */
-    for (int n = 1; n <= MAX_RANKS; n++) {
-        struct meeting meeting = {.n_ranks = n};
-        struct rank *ranks = calloc((size_t)n, sizeof *ranks);
-        pthread_t threads[MAX_RANKS];
-        uint64_t bytes_read = 0;
-        assert_non_null(ranks);
-        pthread_barrier_init(&meeting.barrier, NULL, (unsigned)n);
-        pthread_mutex_init(&meeting.lock, NULL);
-        deal(w.plan, ranks, n);
-        for (int again = 0; again < 2; again++) {
-            for (int r = 0; r < n; r++) {
-                ranks[r].w = &w;
-                ranks[r].options = &o;
-                ranks[r].meeting = &meeting;
-                ranks[r].number = r;
-                assert_int_equal(pthread_create(&threads[r], NULL, run_rank, &ranks[r]), 0);
-            }
-            for (int r = 0; r < n; r++)
-                pthread_join(threads[r], NULL);
-            for (int r = 0; r < n; r++) {
-                if (ranks[r].err.status != WM_OK)
-                    fail_msg("%s", ranks[r].err.message);
-                assert_memory_equal(&ranks[r].result.thresholds, &alone.thresholds, sizeof alone.thresholds);
-                assert_int_equal(ranks[r].result.was_known, again == 1);
-                bytes_read += ranks[r].result.bytes_read;
-            }
-            assert_int_equal(bytes_read, alone.bytes_read);
-        }
-        unlink(fixture_path(&w.f, SURVEY_FILE_NAME));
-        pthread_barrier_destroy(&meeting.barrier);
-        pthread_mutex_destroy(&meeting.lock);
-        free(ranks);
-    }
-    plan_free(w.plan);
-    for (int m = 0; m < 4; m++)
-        ckpt_free(w.models[m]);
-    recipe_free(w.recipe);
-    fixture_release(&w.f);
-}
-
 /* ---- recipes that cannot be ---------------------------------------------------------------------------------------- */
 
 static void one_density_for_each_model(void **state)
@@ -588,7 +430,6 @@ int main(void)
         cmocka_unit_test(another_merge_s_file_is_not_believed),
         cmocka_unit_test(stopped_anywhere),
         cmocka_unit_test(every_call_may_fail_once),
-        cmocka_unit_test(ranks_find_what_one_finds),
         cmocka_unit_test(one_density_for_each_model),
     };
 
