@@ -16,6 +16,9 @@ struct wm_bench {
     struct measure measure;
 };
 
+/* What the engine takes on a GPU where nobody says otherwise (DESIGN section 5). */
+#define GPU_TILE_BYTES ((uint64_t)8 << 20)
+
 #define MAX_REPORT_BYTES ((size_t)64 << 20)
 
 static int processors(void)
@@ -33,6 +36,7 @@ enum wm_status wm_bench_run(struct wm_bench **bench, const struct wm_bench_optio
     struct measure_options measure;
     struct wm_options checked;
     struct wm_bench *b = NULL;
+    int n_gpus;
     enum wm_status st;
 
     *bench = NULL;
@@ -50,13 +54,22 @@ enum wm_status wm_bench_run(struct wm_bench **bench, const struct wm_bench_optio
     }
     measure = (struct measure_options){.quick = asked.quick != 0,
                                        .n_threads = checked.n_threads ? checked.n_threads : processors(),
+                                       .gpu_tile_bytes = GPU_TILE_BYTES,
                                        .dir = asked.dir,
                                        .only = asked.only,
                                        .on_step = asked.on_step,
                                        .user = asked.user};
-    measure.use_gpu = checked.device != WM_DEVICE_CPU && measure_has_gpu();
-    if (checked.device == WM_DEVICE_CUDA && !measure.use_gpu) {
+    n_gpus = checked.device == WM_DEVICE_CPU ? 0 : measure_n_gpus();
+    measure.use_gpu = n_gpus > 0;
+    measure.gpu = checked.device == WM_DEVICE_CUDA && checked.device_index ? checked.device_index - 1 : 0;
+    if (checked.device == WM_DEVICE_CUDA && !n_gpus) {
         st = error_set(err, WM_NO_DEVICE, "a GPU was asked for, but there is none to measure; use --device cpu");
+        goto out;
+    }
+    if (measure.use_gpu && measure.gpu >= n_gpus) {
+        st = error_set(err, WM_NO_DEVICE,
+                       "there is no GPU %d to measure, the last one is %d; use --device cuda:%d or cpu", measure.gpu,
+                       n_gpus - 1, n_gpus - 1);
         goto out;
     }
     b = calloc(1, sizeof *b);

@@ -432,7 +432,8 @@ const struct cli_verb_info cli_verbs[N_VERBS] = {
     [VERB_BENCH] =
         {"bench", "", "measure this machine and the kernels",
          "First the ceilings: storage, memory, and with a GPU its wires and memory; then every kernel over\n"
-         "sizes and types, and its share of the memory's measured copy bandwidth.",
+         "sizes, types and (on a GPU) tiles, and its share of the memory's measured copy bandwidth. With\n"
+         "--device cuda that is GPU 0, with cuda:N GPU N; the first line says which.",
          "  warpmerge bench --quick\n  warpmerge bench --dir /scratch --svg roofline.svg --json > bench.json\n", 0, 0},
     [VERB_COMPLETION] = {"completion", "SHELL", "print completions for bash, zsh or fish",
                          "Put the output where your shell looks for completions.",

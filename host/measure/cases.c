@@ -16,23 +16,44 @@
 #define ROW_ELEMS 2048
 
 static const struct measure_case cases[] = {
-    {"passthrough", "passthrough", 1, false, {{0}}},
-    {"linear, 2 models", "linear", 2, false, {{0}}},
-    {"linear, 3 models", "linear", 3, false, {{0}}},
-    {"linear, 8 models", "linear", 8, false, {{0}}},
-    {"slerp, 2 models", "slerp", 2, false, {{"t", 0.4}}},
-    {"nuslerp, 2 models, base", "nuslerp", 2, true, {{0}}},
-    {"task_arithmetic, 2 models", "task_arithmetic", 2, true, {{0}}},
-    {"task_arithmetic, 3 models", "task_arithmetic", 3, true, {{0}}},
-    {"task_arithmetic, 8 models", "task_arithmetic", 8, true, {{0}}},
-    {"ties, 2 models, density 0.5", "ties", 2, true, {{"density", 0.5}}},
-    {"ties, 3 models, density 0.5", "ties", 3, true, {{"density", 0.5}}},
-    {"ties, 3 models, density 0.2", "ties", 3, true, {{"density", 0.2}}},
-    {"ties, 8 models, density 0.5", "ties", 8, true, {{"density", 0.5}}},
-    {"dare_ties, 2 models, density 0.5", "dare_ties", 2, true, {{"density", 0.5}}},
-    {"dare_ties, 3 models, density 0.5", "dare_ties", 3, true, {{"density", 0.5}}},
-    {"dare_ties, 8 models, density 0.5", "dare_ties", 8, true, {{"density", 0.5}}},
-    {"dare_linear, 3 models, 1/density", "dare_linear", 3, true, {{"density", 0.5}, {"rescale", RESCALE_INV_DENSITY}}},
+    {.kernel = "passthrough", "passthrough", 1, .group = true},
+    {.kernel = "linear, 2 models", "linear", 2},
+    {.kernel = "linear, 3 models", "linear", 3, .group = true},
+    {.kernel = "linear, 4 models", "linear", 4}, /* as many inputs as TIES on 3 models: what that is judged by */
+    {.kernel = "linear, 8 models", "linear", 8},
+    {.kernel = "linear, 16 models", "linear", 16},
+    {.kernel = "linear, 3 models, mixed types", "linear", 3, .mixed = true},
+    {.kernel = "slerp, 2 models", "slerp", 2, .settings = {{"t", 0.4}}, .group = true},
+    {.kernel = "slerp, 2 models, mixed types", "slerp", 2, .settings = {{"t", 0.4}}, .mixed = true},
+    {.kernel = "nuslerp, 2 models, base", "nuslerp", 2, true},
+    {.kernel = "nuslerp, 2 models, base, rows", "nuslerp", 2, true, {{"nuslerp_flatten", 0}}},
+    {.kernel = "nuslerp, 2 models, base, columns",
+     "nuslerp",
+     2,
+     true,
+     {{"nuslerp_flatten", 0}, {"nuslerp_row_wise", 1}}},
+    {.kernel = "task_arithmetic, 2 models", "task_arithmetic", 2, true},
+    {.kernel = "task_arithmetic, 3 models", "task_arithmetic", 3, true},
+    {.kernel = "task_arithmetic, 8 models", "task_arithmetic", 8, true},
+    {.kernel = "task_arithmetic, 16 models", "task_arithmetic", 16, true},
+    {.kernel = "mergealign, 2 models", "mergealign", 2, true},
+    {.kernel = "ties, 2 models, density 0.5", "ties", 2, true, {{"density", 0.5}}},
+    {.kernel = "ties, 3 models, density 0.5", "ties", 3, true, {{"density", 0.5}}, .group = true},
+    {.kernel = "ties, 3 models, density 0.5, search", "ties", 3, true, {{"density", 0.5}}, .way = WAY_SEARCH},
+    {.kernel = "ties, 3 models, density 0.5, guess", "ties", 3, true, {{"density", 0.5}}, .way = WAY_GUESS},
+    {.kernel = "ties, 3 models, density 0.2", "ties", 3, true, {{"density", 0.2}}},
+    {.kernel = "ties, 3 models, 0.5, l1 rescale", "ties", 3, true, {{"density", 0.5}, {"rescale", RESCALE_L1}}},
+    {.kernel = "ties, 3 models, mixed types", "ties", 3, true, {{"density", 0.5}}, .mixed = true},
+    {.kernel = "ties, 8 models, density 0.5", "ties", 8, true, {{"density", 0.5}}},
+    {.kernel = "ties, 16 models, density 0.5", "ties", 16, true, {{"density", 0.5}}},
+    {.kernel = "dare_ties, 2 models, density 0.5", "dare_ties", 2, true, {{"density", 0.5}}},
+    {.kernel = "dare_ties, 3 models, density 0.5", "dare_ties", 3, true, {{"density", 0.5}}, .group = true},
+    {.kernel = "dare_ties, 8 models, density 0.5", "dare_ties", 8, true, {{"density", 0.5}}},
+    {.kernel = "dare_linear, 3 models, 1/density",
+     "dare_linear",
+     3,
+     true,
+     {{"density", 0.5}, {"rescale", RESCALE_INV_DENSITY}}},
 };
 
 size_t measure_cases(const struct measure_case **all)
@@ -64,7 +85,7 @@ enum wm_status measure_prepare(const struct measure_case *c, uint64_t n_elems, s
     memset(model_params, 0, sizeof model_params);
     for (int p = 0; p < method->n_params; p++) {
         params[p] = method->params[p].default_value;
-        for (int s = 0; s < 2; s++)
+        for (int s = 0; s < 3; s++)
             if (c->settings[s].name && strcmp(c->settings[s].name, method->params[p].name) == 0)
                 params[p] = c->settings[s].value;
         for (int m = 0; m < c->n_models; m++)
@@ -77,21 +98,44 @@ enum wm_status measure_prepare(const struct measure_case *c, uint64_t n_elems, s
     return WM_OK;
 }
 
-void measure_tile(struct merge_tile *tile, const struct merge_op *op, uint64_t tile_elems, uint64_t index,
-                  enum wm_dtype dtype, char *const *in, char *out)
+enum wm_dtype measure_input_type(enum wm_dtype dtype, bool mixed, int input)
 {
-    uint64_t first = index * tile_elems, left = op->n_elems - first, skip = first * dtype_bits(dtype) / 8;
+    enum wm_dtype types[3] = {WM_F32, dtype, WM_F16};
+
+    return mixed ? types[input % 3] : dtype;
+}
+
+static void place(struct merge_tile *tile, const struct measure_device *device, const struct merge_op *op,
+                  uint64_t first, bool out)
+{
+    enum wm_dtype dtype = device->tensors.dtype;
+
+    tile->out_dtype = dtype;
+    for (int i = 0; i < merge_op_n_inputs(op); i++) {
+        tile->in_dtype[i] = device->tensors.in_dtype[i];
+        tile->in[i] = device->tensors.in[i] + first * dtype_bits(tile->in_dtype[i]) / 8;
+    }
+    tile->out = out ? device->tensors.out + first * dtype_bits(dtype) / 8 : NULL;
+}
+
+void measure_tile(struct merge_tile *tile, const struct measure_device *device, const struct merge_op *op,
+                  uint64_t index, bool out)
+{
+    uint64_t first = index * device->tile_elems, left = op->n_elems - first;
 
     memset(tile, 0, sizeof *tile);
     tile->first_elem = first;
-    tile->n_elems = (size_t)(left < tile_elems ? left : tile_elems);
+    tile->n_elems = (size_t)(left < device->tile_elems ? left : device->tile_elems);
     tile->index = (size_t)index;
-    tile->out_dtype = dtype;
-    for (int i = 0; i < merge_op_n_inputs(op); i++) {
-        tile->in[i] = in[i] + skip;
-        tile->in_dtype[i] = dtype;
-    }
-    tile->out = out ? out + skip : NULL;
+    place(tile, device, op, first, out);
+}
+
+void measure_group_tile(struct merge_tile *tile, const struct measure_device *device, const struct merge_op *op,
+                        size_t n)
+{
+    memset(tile, 0, sizeof *tile);
+    tile->n_elems = (size_t)op->n_elems;
+    place(tile, device, op, n * op->n_elems, true);
 }
 
 const char *measure_pass_name(enum stat_pass pass)

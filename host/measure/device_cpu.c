@@ -21,17 +21,14 @@ struct cpu {
     struct measure_device device;
     struct measure_team *team;
     struct cpu_scratch **scratch; /* [n_threads] */
-    char *in[MEASURE_MAX_INPUTS], *out;
-    int n_inputs;
-    enum wm_dtype dtype;
-    uint64_t n_elems;
-    size_t tensor_bytes;
+    size_t tensor_bytes;          /* of the widest */
     char *flush_memory;
     /* of the pass that runs */
     const struct merge_op *op;
     struct statistics *s; /* NULL: combine */
     uint64_t next_tile;
-    bool flushing;
+    struct measure_group *group;
+    bool failed; /* out of memory */
 };
 
 static void cpu_describe(const struct measure_device *device, char text[MEASURE_DEVICE_BYTES])
@@ -60,42 +57,49 @@ static uint64_t cpu_tensor_limit(const struct measure_device *device, int n_inpu
     return pages < 0 || page < 0 ? (uint64_t)64 << 20 : (uint64_t)pages * (uint64_t)page / 2 / (uint64_t)(n_inputs + 1);
 }
 
-static void unload(struct cpu *c)
+static void cpu_unload(struct measure_device *device)
 {
     for (int i = 0; i < MEASURE_MAX_INPUTS; i++) {
-        free(c->in[i]);
-        c->in[i] = NULL;
+        free(device->tensors.in[i]);
+        device->tensors.in[i] = NULL;
     }
-    free(c->out);
-    c->out = NULL;
+    free(device->tensors.out);
+    device->tensors.out = NULL;
 }
 
 static void fill_share(void *user, int worker)
 {
     struct cpu *c = user;
+    struct measure_device *d = &c->device;
 
-    for (int i = worker; i < c->n_inputs; i += measure_team_size(c->team))
-        measure_fill(c->in[i], c->dtype, c->n_elems, i);
+    for (int i = worker; i < d->tensors.n_inputs; i += measure_team_size(c->team))
+        measure_fill(d->tensors.in[i], d->tensors.in_dtype[i], d->tensors.n_elems, i);
 }
 
-static enum wm_status cpu_load(struct measure_device *device, int n_inputs, enum wm_dtype dtype, uint64_t n_elems,
-                               struct wm_error *err)
+static size_t bytes_of(const struct measure_device *device, enum wm_dtype dtype)
+{
+    return (size_t)(device->tensors.n_elems * dtype_bits(dtype) / 8);
+}
+
+static enum wm_status cpu_load(struct measure_device *device, struct wm_error *err)
 {
     struct cpu *c = (struct cpu *)device;
-    size_t n_bytes = (size_t)(n_elems * dtype_bits(dtype) / 8), room = (n_bytes + 4095) / 4096 * 4096;
+    size_t n_bytes = bytes_of(device, device->tensors.dtype);
 
-    unload(c);
-    c->n_inputs = n_inputs;
-    c->dtype = dtype;
-    c->n_elems = n_elems;
+    cpu_unload(device);
     c->tensor_bytes = n_bytes;
-    c->out = aligned_alloc(4096, room);
-    for (int i = 0; i < n_inputs; i++)
-        c->in[i] = aligned_alloc(4096, room);
-    for (int i = 0; i < n_inputs; i++)
-        if (!c->in[i] || !c->out)
+    device->tensors.out = aligned_alloc(4096, (n_bytes + 4095) / 4096 * 4096);
+    if (!device->tensors.out)
+        return error_no_memory(err, "measuring kernels");
+    memset(device->tensors.out, 1, n_bytes);
+    for (int i = 0; i < device->tensors.n_inputs; i++) {
+        n_bytes = bytes_of(device, device->tensors.in_dtype[i]);
+        if (n_bytes > c->tensor_bytes)
+            c->tensor_bytes = n_bytes;
+        device->tensors.in[i] = aligned_alloc(4096, (n_bytes + 4095) / 4096 * 4096);
+        if (!device->tensors.in[i])
             return error_no_memory(err, "measuring kernels");
-    memset(c->out, 1, n_bytes);
+    }
     measure_team_run(c->team, fill_share, c);
     return WM_OK;
 }
@@ -103,12 +107,15 @@ static enum wm_status cpu_load(struct measure_device *device, int n_inputs, enum
 static void flush_share(void *user, int worker)
 {
     struct cpu *c = user;
-    size_t n_workers = (size_t)measure_team_size(c->team), share = (c->tensor_bytes / n_workers + 63) / 64 * 64;
-    size_t first = share * (size_t)worker;
-    size_t end = first + share < c->tensor_bytes ? first + share : c->tensor_bytes;
+    const struct measure_device *d = &c->device;
+    size_t n_workers = (size_t)measure_team_size(c->team);
 
-    for (int i = 0; i <= c->n_inputs; i++) {
-        char *tensor = i < c->n_inputs ? c->in[i] : c->out;
+    for (int i = 0; i <= d->tensors.n_inputs; i++) {
+        bool is_input = i < d->tensors.n_inputs;
+        char *tensor = is_input ? d->tensors.in[i] : d->tensors.out;
+        size_t n_bytes = bytes_of(d, is_input ? d->tensors.in_dtype[i] : d->tensors.dtype);
+        size_t share = (n_bytes / n_workers + 63) / 64 * 64, first = share * (size_t)worker;
+        size_t end = first + share < n_bytes ? first + share : n_bytes;
 #if defined(__x86_64__)
         for (size_t at = first; at < end; at += 64)
             __builtin_ia32_clflush(tensor + at);
@@ -126,7 +133,7 @@ static enum wm_status cpu_flush(struct measure_device *device, struct wm_error *
     struct cpu *c = (struct cpu *)device;
 
     (void)err;
-    if (c->tensor_bytes * (size_t)(c->n_inputs + 1) <= (size_t)512 << 20)
+    if (c->tensor_bytes * (size_t)(device->tensors.n_inputs + 1) <= (size_t)512 << 20)
         measure_team_run(c->team, flush_share, c);
     return WM_OK;
 }
@@ -134,7 +141,8 @@ static enum wm_status cpu_flush(struct measure_device *device, struct wm_error *
 static void run_share(void *user, int worker)
 {
     struct cpu *c = user;
-    uint64_t n_tiles = (c->n_elems + TILE_ELEMS - 1) / TILE_ELEMS;
+    uint64_t n_tiles = (c->op->n_elems + c->device.tile_elems - 1) / c->device.tile_elems;
+    enum stat_pass pass = c->s ? statistics_pass(c->s) : STAT_READY;
     struct merge_report report;
     struct merge_tile tile;
 
@@ -143,54 +151,105 @@ static void run_share(void *user, int worker)
         uint64_t index = __atomic_fetch_add(&c->next_tile, 1, __ATOMIC_RELAXED);
         if (index >= n_tiles)
             return;
-        measure_tile(&tile, c->op, TILE_ELEMS, index, c->dtype, c->in, c->s ? NULL : c->out);
-        if (!c->s)
-            cpu_combine_tile(c->op, NULL, &tile, c->scratch[worker], &report);
-        else if (statistics_needs_tile(c->s, tile.index))
+        measure_tile(&tile, &c->device, c->op, index, pass == STAT_READY || pass == STAT_KTH_GUESS);
+        if (pass == STAT_READY) {
+            if (!c->s || !statistics_tile_stands(c->s, tile.index))
+                cpu_combine_tile(c->op, c->s, &tile, c->scratch[worker], &report);
+        } else if (!statistics_needs_tile(c->s, tile.index)) {
+            continue;
+        } else if (pass == STAT_KTH_GUESS) {
+            cpu_guess_tile(c->op, c->s, &tile, c->scratch[worker], &report);
+        } else {
             cpu_statistics_tile(c->op, c->s, &tile, c->scratch[worker]);
+        }
     }
 }
 
-/* Small tensors and passes that want their tiles in order stay on this thread, as in the engine. */
+/* Small tensors and passes that want their tiles in order stay on this thread, as in the engine. s: all that it is used
+ * for once it is ready is to say which tiles are done. */
 static void run(struct cpu *c, const struct merge_op *op, struct statistics *s)
 {
     c->op = op;
     c->s = s;
     c->next_tile = 0;
-    if (c->n_elems <= TILE_ELEMS || (s && statistics_in_order(s)))
+    if (op->n_elems <= c->device.tile_elems || (s && statistics_pass(s) != STAT_READY && statistics_in_order(s)))
         run_share(c, 0);
     else
         measure_team_run(c->team, run_share, c);
 }
 
-static enum wm_status cpu_combine(struct measure_device *device, const struct merge_op *op, int n_repeats,
-                                  double *seconds, struct wm_error *err)
+static enum wm_status cpu_combine(struct measure_device *device, const struct merge_op *op, const struct statistics *s,
+                                  int n_repeats, double *seconds, struct wm_error *err)
 {
     double began = file_now_seconds();
 
     (void)err;
     for (int i = 0; i < n_repeats; i++)
-        run((struct cpu *)device, op, NULL);
-    *seconds = file_now_seconds() - began;
+        run((struct cpu *)device, op, (struct statistics *)s);
+    *seconds = (file_now_seconds() - began) / n_repeats;
     return WM_OK;
 }
 
-static uint64_t cpu_tile_elems(const struct measure_device *device)
+static uint64_t cpu_tile_elems(const struct measure_device *device, int which, enum wm_dtype dtype)
 {
     (void)device;
-    return TILE_ELEMS;
+    (void)dtype;
+    return which == 0 ? TILE_ELEMS : 0;
 }
 
 static enum wm_status cpu_pass(struct measure_device *device, const struct merge_op *op, struct statistics *s,
-                               double *seconds, double *after, struct wm_error *err)
+                               int n_repeats, double *seconds, double *after, struct wm_error *err)
 {
     double began = file_now_seconds();
 
+    (void)n_repeats;
     (void)err;
     run((struct cpu *)device, op, s);
     *after = 0;
     *seconds = file_now_seconds() - began;
     return WM_OK;
+}
+
+/* As the engine's CPU backend merges a group: each member by itself, on one thread. */
+static void group_share(void *user, int worker)
+{
+    struct cpu *c = user;
+    struct merge_report report;
+    struct merge_tile tile;
+
+    merge_report_init(&report);
+    for (;;) {
+        uint64_t index = __atomic_fetch_add(&c->next_tile, 1, __ATOMIC_RELAXED);
+        struct statistics *s = NULL;
+        struct merge_op *op;
+        if (index >= c->group->n_tensors)
+            return;
+        op = &c->group->ops[index];
+        measure_group_tile(&tile, &c->device, op, (size_t)index);
+        if (statistics_first_pass(op) != STAT_READY && !(s = statistics_new(op, TILE_ELEMS))) {
+            __atomic_store_n(&c->failed, true, __ATOMIC_RELAXED);
+            return;
+        }
+        while (s && statistics_pass(s) != STAT_READY) {
+            cpu_statistics_tile(op, s, &tile, c->scratch[worker]);
+            statistics_finish_pass(s, op);
+        }
+        cpu_combine_tile(op, s, &tile, c->scratch[worker], &report);
+        statistics_free(s);
+    }
+}
+
+static enum wm_status cpu_group(struct measure_device *device, struct measure_group *group, double *seconds,
+                                struct wm_error *err)
+{
+    struct cpu *c = (struct cpu *)device;
+    double began = file_now_seconds();
+
+    c->group = group;
+    c->next_tile = 0;
+    measure_team_run(c->team, group_share, c);
+    *seconds = file_now_seconds() - began;
+    return c->failed ? error_no_memory(err, "measuring kernels") : WM_OK;
 }
 
 static enum wm_status cpu_ceilings(struct measure_device *device, struct measure *m, const struct sample_rules *rules,
@@ -210,7 +269,7 @@ static void cpu_close(struct measure_device *device)
 {
     struct cpu *c = (struct cpu *)device;
 
-    unload(c);
+    cpu_unload(device);
     for (int i = 0; c->scratch && i < measure_team_size(c->team); i++)
         cpu_scratch_free(c->scratch[i]);
     free(c->scratch);
@@ -219,9 +278,17 @@ static void cpu_close(struct measure_device *device)
     free(c);
 }
 
-static const struct measure_device_ops cpu_ops = {cpu_describe, cpu_tensor_limit, cpu_load,
-                                                  cpu_flush,    cpu_combine,      cpu_tile_elems,
-                                                  cpu_pass,     cpu_ceilings,     cpu_close};
+static const struct measure_device_ops cpu_ops = {.describe = cpu_describe,
+                                                  .tensor_limit = cpu_tensor_limit,
+                                                  .tile_elems = cpu_tile_elems,
+                                                  .load = cpu_load,
+                                                  .unload = cpu_unload,
+                                                  .flush = cpu_flush,
+                                                  .combine = cpu_combine,
+                                                  .pass = cpu_pass,
+                                                  .group = cpu_group,
+                                                  .ceilings = cpu_ceilings,
+                                                  .close = cpu_close};
 
 enum wm_status measure_open_cpu(struct measure_device **device, int n_threads, struct wm_error *err)
 {

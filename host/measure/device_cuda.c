@@ -9,26 +9,24 @@
 
 #include "base/dtype.h"
 #include "base/file.h"
-#include "methods/device.h"
+#include "methods/device_group.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define TILE_ELEMS       ((uint64_t)32 << 20) /* 64 MiB of bf16: the largest tile that the engine makes */
+#define TILE_ELEMS       ((uint64_t)32 << 20) /* 64 MiB of bf16: the largest tile that the engine can make */
 #define WIRE_BYTES       ((size_t)512 << 20)
 #define QUICK_WIRE_BYTES ((size_t)64 << 20)
 
 struct gpu {
     struct measure_device device;
     struct cudaDeviceProp properties;
+    int index;
     int clock_khz;
     cudaStream_t stream, second;
     cudaEvent_t began, ended, joined;
-    char *in[MEASURE_MAX_INPUTS], *out;
-    int n_inputs;
-    enum wm_dtype dtype;
-    uint64_t n_elems;
+    uint64_t tile_bytes; /* the engine's */
     char *flush;
     size_t flush_bytes;
     struct device_report *report;
@@ -49,11 +47,11 @@ static enum wm_status check(cudaError_t error, const char *what, struct wm_error
 
 #define CUDA(call) TRY(check((call), #call, err))
 
-bool measure_has_gpu(void)
+int measure_n_gpus(void)
 {
     int n = 0;
 
-    return cudaGetDeviceCount(&n) == cudaSuccess && n > 0;
+    return cudaGetDeviceCount(&n) == cudaSuccess ? n : 0;
 }
 
 static void gpu_describe(const struct measure_device *device, char text[MEASURE_DEVICE_BYTES])
@@ -63,8 +61,8 @@ static void gpu_describe(const struct measure_device *device, char text[MEASURE_
 
     (void)cudaDriverGetVersion(&driver);
     (void)cudaRuntimeGetVersion(&runtime);
-    snprintf(text, MEASURE_DEVICE_BYTES, "%.64s, %d multiprocessors, sm_%d%d, driver API %d.%d, runtime %d.%d",
-             g->properties.name, g->properties.multiProcessorCount, g->properties.major, g->properties.minor,
+    snprintf(text, MEASURE_DEVICE_BYTES, "GPU %d, %.64s, %d multiprocessors, sm_%d%d, driver API %d.%d, runtime %d.%d",
+             g->index, g->properties.name, g->properties.multiProcessorCount, g->properties.major, g->properties.minor,
              driver / 1000, driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10);
 }
 
@@ -75,37 +73,34 @@ static uint64_t gpu_tensor_limit(const struct measure_device *device, int n_inpu
     return g->properties.totalGlobalMem / 2 / (uint64_t)(n_inputs + 1);
 }
 
-static void unload(struct gpu *g)
+static void gpu_unload(struct measure_device *device)
 {
     for (int i = 0; i < MEASURE_MAX_INPUTS; i++) {
-        (void)cudaFree(g->in[i]);
-        g->in[i] = NULL;
+        (void)cudaFree(device->tensors.in[i]);
+        device->tensors.in[i] = NULL;
     }
-    (void)cudaFree(g->out);
-    g->out = NULL;
+    (void)cudaFree(device->tensors.out);
+    device->tensors.out = NULL;
 }
 
-static enum wm_status gpu_load(struct measure_device *device, int n_inputs, enum wm_dtype dtype, uint64_t n_elems,
-                               struct wm_error *err)
+static enum wm_status gpu_load(struct measure_device *device, struct wm_error *err)
 {
     struct gpu *g = (struct gpu *)device;
-    size_t n_bytes;
+    uint64_t n_elems = device->tensors.n_elems;
     char *host = NULL;
     enum wm_status st = WM_OK;
 
-    unload(g);
-    g->n_inputs = n_inputs;
-    g->dtype = dtype;
-    g->n_elems = n_elems;
-    n_bytes = (size_t)(n_elems * dtype_bits(dtype) / 8);
-    host = malloc(n_bytes);
+    gpu_unload(device);
+    host = malloc((size_t)n_elems * sizeof(float));
     if (!host)
         return error_no_memory(err, "measuring the GPU");
-    CUDA(cudaMalloc((void **)&g->out, n_bytes));
-    for (int i = 0; i < n_inputs; i++) {
-        CUDA(cudaMalloc((void **)&g->in[i], n_bytes));
+    CUDA(cudaMalloc((void **)&device->tensors.out, (size_t)(n_elems * dtype_bits(device->tensors.dtype) / 8)));
+    for (int i = 0; i < device->tensors.n_inputs; i++) {
+        enum wm_dtype dtype = device->tensors.in_dtype[i];
+        size_t n_bytes = (size_t)(n_elems * dtype_bits(dtype) / 8);
+        CUDA(cudaMalloc((void **)&device->tensors.in[i], n_bytes));
         measure_fill(host, dtype, n_elems, i);
-        CUDA(cudaMemcpyAsync(g->in[i], host, n_bytes, cudaMemcpyHostToDevice, g->stream));
+        CUDA(cudaMemcpyAsync(device->tensors.in[i], host, n_bytes, cudaMemcpyHostToDevice, g->stream));
         CUDA(cudaStreamSynchronize(g->stream));
     }
 out:
@@ -137,7 +132,7 @@ out:
 
 static uint64_t n_tiles(const struct gpu *g)
 {
-    return (g->n_elems + TILE_ELEMS - 1) / TILE_ELEMS;
+    return (g->device.tensors.n_elems + g->device.tile_elems - 1) / g->device.tile_elems;
 }
 
 /* Row or column weights travel before the clock starts: the engine sends them once a tensor. */
@@ -161,8 +156,8 @@ out:
     return st;
 }
 
-static enum wm_status gpu_combine(struct measure_device *device, const struct merge_op *op, int n_repeats,
-                                  double *seconds, struct wm_error *err)
+static enum wm_status gpu_combine(struct measure_device *device, const struct merge_op *op, const struct statistics *s,
+                                  int n_repeats, double *seconds, struct wm_error *err)
 {
     struct gpu *g = (struct gpu *)device;
     struct merge_tile tile;
@@ -172,19 +167,23 @@ static enum wm_status gpu_combine(struct measure_device *device, const struct me
     CUDA(cudaEventRecord(g->began, g->stream));
     for (int repeat = 0; repeat < n_repeats; repeat++)
         for (uint64_t i = 0; i < n_tiles(g); i++) {
-            measure_tile(&tile, op, TILE_ELEMS, i, g->dtype, g->in, g->out);
+            if (s && statistics_tile_stands(s, (size_t)i))
+                continue;
+            measure_tile(&tile, device, op, i, true);
             CUDA(device_combine_launch(op, &tile, op->vector_weights ? g->vector_weights : NULL, g->report, g->stream));
         }
     CUDA(cudaEventRecord(g->ended, g->stream));
     TRY(elapsed(g, seconds, err));
+    *seconds /= n_repeats;
 out:
     return st;
 }
 
-static uint64_t gpu_tile_elems(const struct measure_device *device)
+static uint64_t gpu_tile_elems(const struct measure_device *device, int which, enum wm_dtype dtype)
 {
-    (void)device;
-    return TILE_ELEMS;
+    uint64_t sizes[] = {TILE_ELEMS, ((const struct gpu *)device)->tile_bytes / (dtype_bits(dtype) / 8), 0};
+
+    return sizes[which];
 }
 
 static enum wm_status room_for_results(struct gpu *g, uint64_t n_bytes, struct wm_error *err)
@@ -203,36 +202,191 @@ out:
     return st;
 }
 
-/* Nothing waits between the flush and the kernels: the clock's first event then stands right before them. */
-static enum wm_status gpu_pass(struct measure_device *device, const struct merge_op *op, struct statistics *s,
-                               double *seconds, double *after, struct wm_error *err)
+/* COARSE and all that follows it, without a word from the host. */
+static enum wm_status launch_search(struct gpu *g, const struct merge_op *op, const struct statistics *s,
+                                    const struct device_select *plan, struct wm_error *err)
 {
-    struct gpu *g = (struct gpu *)device;
-    uint64_t n_bytes = device_pass_bytes(op, s);
+    const void **table = (const void **)(g->host_results + plan->table_at);
     struct merge_tile tile;
-    double kernels_ended;
     enum wm_status st = WM_OK;
 
-    if (n_bytes == 0)
-        return error_set(err, WM_BUG, "the GPU has no kernel for the pass \"%s\"",
-                         measure_pass_name(statistics_pass(s)));
-    TRY(room_for_results(g, n_bytes, err));
-    CUDA(cudaEventRecord(g->began, g->stream));
-    CUDA(cudaMemsetAsync(g->results, 0, (size_t)n_bytes, g->stream));
+    for (uint64_t i = 0; i < n_tiles(g); i++) {
+        measure_tile(&tile, &g->device, op, i, false);
+        memcpy(table + i * (uint64_t)plan->n_inputs, tile.in, (size_t)plan->n_inputs * sizeof *table);
+    }
+    CUDA(cudaMemcpyAsync(g->results + plan->table_at, table, plan->n_table_bytes, cudaMemcpyHostToDevice, g->stream));
+    CUDA(device_select_launch(s, plan, table, g->device.tensors.in_dtype, g->results, g->stream));
+out:
+    return st;
+}
+
+static enum wm_status launch_pass(struct gpu *g, const struct merge_op *op, const struct statistics *s,
+                                  struct wm_error *err)
+{
+    bool merges = statistics_pass(s) == STAT_KTH_GUESS;
+    struct merge_tile tile;
+    enum wm_status st = WM_OK;
+
     for (uint64_t i = 0; i < n_tiles(g); i++) {
         if (!statistics_needs_tile(s, (size_t)i))
             continue;
-        measure_tile(&tile, op, TILE_ELEMS, i, g->dtype, g->in, NULL);
+        measure_tile(&tile, &g->device, op, i, merges);
         CUDA(device_pass_launch(op, s, &tile, g->results, g->stream));
+        if (merges)
+            CUDA(device_combine_launch(op, &tile, op->vector_weights ? g->vector_weights : NULL, g->report, g->stream));
+    }
+out:
+    return st;
+}
+
+/* A pass that has no kernel: in a merge the CPU looks at tiles that are still in its memory. The way there is not timed. */
+static enum wm_status pass_on_cpu(struct gpu *g, const struct merge_op *op, struct statistics *s, double *seconds,
+                                  struct wm_error *err)
+{
+    struct cpu_scratch *scratch = cpu_scratch_new();
+    size_t n_bytes = (size_t)g->device.tile_elems * sizeof(float);
+    char *host = malloc((size_t)merge_op_n_inputs(op) * n_bytes);
+    struct merge_tile tile;
+    enum wm_status st = WM_OK;
+
+    *seconds = 0;
+    if (!host || !scratch) {
+        st = error_no_memory(err, "measuring the GPU");
+        goto out;
+    }
+    for (uint64_t i = 0; i < n_tiles(g); i++) {
+        double began;
+        if (!statistics_needs_tile(s, (size_t)i))
+            continue;
+        measure_tile(&tile, &g->device, op, i, false);
+        for (int input = 0; input < merge_op_n_inputs(op); input++) {
+            char *home = host + (size_t)input * n_bytes;
+            CUDA(cudaMemcpyAsync(home, tile.in[input], tile.n_elems * dtype_bits(tile.in_dtype[input]) / 8,
+                                 cudaMemcpyDeviceToHost, g->stream));
+            tile.in[input] = home;
+        }
+        CUDA(cudaStreamSynchronize(g->stream));
+        began = file_now_seconds();
+        cpu_statistics_tile(op, s, &tile, scratch);
+        *seconds += file_now_seconds() - began;
+    }
+out:
+    free(host);
+    cpu_scratch_free(scratch);
+    return st;
+}
+
+/* Nothing waits between the flush and the kernels: the clock's first event then stands right before them. */
+static enum wm_status gpu_pass(struct measure_device *device, const struct merge_op *op, struct statistics *s,
+                               int n_repeats, double *seconds, double *after, struct wm_error *err)
+{
+    struct gpu *g = (struct gpu *)device;
+    uint64_t n_bytes = device_pass_bytes(op, s), home_at = 0, n_home;
+    struct device_select plan = {0};
+    double kernels_ended;
+    enum wm_status st = WM_OK;
+
+    *after = 0;
+    if (n_bytes == 0)
+        return pass_on_cpu(g, op, s, seconds, err);
+    n_home = n_bytes;
+    if (device->searching)
+        device_select_plan(op, s, &plan);
+    if (plan.n_result_bytes) {
+        n_bytes = plan.n_result_bytes;
+        home_at = plan.choices_at;
+        n_home = plan.n_choice_bytes;
+    }
+    TRY(room_for_results(g, n_bytes, err));
+    CUDA(cudaEventRecord(g->began, g->stream));
+    for (int repeat = 0; repeat < n_repeats; repeat++) {
+        CUDA(cudaMemsetAsync(g->results, 0, (size_t)n_bytes, g->stream));
+        TRY(launch_pass(g, op, s, err));
+        if (plan.n_result_bytes)
+            TRY(launch_search(g, op, s, &plan, err));
     }
     CUDA(cudaEventRecord(g->ended, g->stream));
-    CUDA(cudaMemcpyAsync(g->host_results, g->results, (size_t)n_bytes, cudaMemcpyDeviceToHost, g->stream));
+    CUDA(cudaMemcpyAsync(g->host_results + home_at, g->results + home_at, (size_t)n_home, cudaMemcpyDeviceToHost,
+                         g->stream));
     TRY(elapsed(g, seconds, err));
+    *seconds /= n_repeats;
     kernels_ended = file_now_seconds();
     CUDA(cudaStreamSynchronize(g->stream));
-    device_pass_collect(op, s, g->host_results);
+    if (plan.n_result_bytes)
+        device_select_collect(s, g->host_results + home_at);
+    else
+        device_pass_collect(op, s, g->host_results);
     *after = file_now_seconds() - kernels_ended;
 out:
+    return st;
+}
+
+/* ---- groups ------------------------------------------------------------------------------------------------- */
+
+/* Rounds over one group of at most DEVICE_GROUP_TENSORS tensors, as the engine's backend runs them. */
+static enum wm_status run_rounds(struct gpu *g, struct device_group_tensor *tensors, size_t n, char *table,
+                                 char *device_table, struct wm_error *err)
+{
+    struct device_group_round round;
+    enum wm_status st = WM_OK;
+
+    do {
+        device_group_plan(tensors, n, table, &round);
+        CUDA(cudaMemcpyAsync(device_table, table, round.n_table_bytes, cudaMemcpyHostToDevice, g->stream));
+        CUDA(cudaMemsetAsync(g->results, 0, round.n_result_bytes, g->stream));
+        CUDA(device_group_launch(&round, device_table, g->results, g->stream));
+        CUDA(cudaMemcpyAsync(g->host_results, g->results, round.n_result_bytes, cudaMemcpyDeviceToHost, g->stream));
+        CUDA(cudaStreamSynchronize(g->stream));
+        device_group_collect(tensors, n, g->host_results);
+        for (size_t i = 0; i < n && !round.is_last; i++)
+            if (tensors[i].statistics && statistics_pass(tensors[i].statistics) != STAT_READY)
+                statistics_finish_pass(tensors[i].statistics, (struct merge_op *)tensors[i].op);
+    } while (!round.is_last);
+out:
+    return st;
+}
+
+static enum wm_status gpu_group(struct measure_device *device, struct measure_group *group, double *seconds,
+                                struct wm_error *err)
+{
+    struct gpu *g = (struct gpu *)device;
+    struct device_group_tensor tensors[DEVICE_GROUP_TENSORS] = {{0}};
+    struct merge_report report;
+    char *table = NULL, *device_table = NULL;
+    double began;
+    enum wm_status st = WM_OK;
+
+    merge_report_init(&report);
+    CUDA(cudaMallocHost((void **)&table, DEVICE_GROUP_TABLE_BYTES));
+    CUDA(cudaMalloc((void **)&device_table, DEVICE_GROUP_TABLE_BYTES));
+    TRY(room_for_results(g, DEVICE_GROUP_RESULT_BYTES, err));
+    CUDA(cudaStreamSynchronize(g->stream));
+    began = file_now_seconds();
+    for (size_t first = 0; first < group->n_tensors; first += DEVICE_GROUP_TENSORS) {
+        size_t left = group->n_tensors - first, n = left < DEVICE_GROUP_TENSORS ? left : DEVICE_GROUP_TENSORS;
+        for (size_t i = 0; i < n; i++) {
+            struct merge_op *op = &group->ops[first + i];
+            tensors[i].op = op;
+            tensors[i].report = &report;
+            measure_group_tile(&tensors[i].tile, device, op, first + i);
+            if (statistics_first_pass(op) != STAT_READY &&
+                !(tensors[i].statistics = statistics_new(op, DEVICE_GROUP_ELEMS))) {
+                st = error_no_memory(err, "measuring the GPU");
+                goto out;
+            }
+        }
+        TRY(run_rounds(g, tensors, n, table, device_table, err));
+        for (size_t i = 0; i < n; i++) {
+            statistics_free(tensors[i].statistics);
+            tensors[i].statistics = NULL;
+        }
+    }
+    *seconds = file_now_seconds() - began;
+out:
+    for (size_t i = 0; i < DEVICE_GROUP_TENSORS; i++)
+        statistics_free(tensors[i].statistics);
+    (void)cudaFreeHost(table);
+    (void)cudaFree(device_table);
     return st;
 }
 
@@ -324,7 +478,7 @@ static void gpu_close(struct measure_device *device)
 {
     struct gpu *g = (struct gpu *)device;
 
-    unload(g);
+    gpu_unload(device);
     (void)cudaFree(g->flush);
     (void)cudaFree(g->report);
     (void)cudaFree(g->results);
@@ -343,11 +497,21 @@ static void gpu_close(struct measure_device *device)
     free(g);
 }
 
-static const struct measure_device_ops gpu_ops = {gpu_describe, gpu_tensor_limit, gpu_load,
-                                                  gpu_flush,    gpu_combine,      gpu_tile_elems,
-                                                  gpu_pass,     gpu_ceilings,     gpu_close};
+static const struct measure_device_ops gpu_ops = {.describe = gpu_describe,
+                                                  .tensor_limit = gpu_tensor_limit,
+                                                  .tile_elems = gpu_tile_elems,
+                                                  .load = gpu_load,
+                                                  .unload = gpu_unload,
+                                                  .flush = gpu_flush,
+                                                  .combine = gpu_combine,
+                                                  .pass = gpu_pass,
+                                                  .repeats = true,
+                                                  .searches = true,
+                                                  .group = gpu_group,
+                                                  .ceilings = gpu_ceilings,
+                                                  .close = gpu_close};
 
-enum wm_status measure_open_cuda(struct measure_device **device, struct wm_error *err)
+enum wm_status measure_open_cuda(struct measure_device **device, int gpu, uint64_t tile_bytes, struct wm_error *err)
 {
     struct gpu *g = calloc(1, sizeof *g);
     enum wm_status st = WM_OK;
@@ -356,9 +520,11 @@ enum wm_status measure_open_cuda(struct measure_device **device, struct wm_error
     if (!g)
         return error_no_memory(err, "measuring the GPU");
     g->device.ops = &gpu_ops;
-    CUDA(cudaSetDevice(0));
-    CUDA(cudaGetDeviceProperties(&g->properties, 0));
-    CUDA(cudaDeviceGetAttribute(&g->clock_khz, cudaDevAttrClockRate, 0));
+    g->index = gpu;
+    g->tile_bytes = tile_bytes;
+    CUDA(cudaSetDevice(gpu));
+    CUDA(cudaGetDeviceProperties(&g->properties, gpu));
+    CUDA(cudaDeviceGetAttribute(&g->clock_khz, cudaDevAttrClockRate, gpu));
     CUDA(cudaStreamCreateWithFlags(&g->stream, cudaStreamNonBlocking));
     CUDA(cudaStreamCreateWithFlags(&g->second, cudaStreamNonBlocking));
     CUDA(cudaEventCreate(&g->began));

@@ -23,7 +23,10 @@ struct session {
 
 enum { PART_COMBINE = STAT_READY, PART_WHOLE, N_PARTS };
 
-/* From tiny (norms, biases) to the largest embedding; the last one is measured in the other types as well. */
+#define SAMPLE_ELEMS       16384u /* of a tile that a guess's sample looks at (kernels/statistics) */
+#define GROUP_TENSOR_BYTES 4096u
+
+/* From tiny (norms, biases) to the largest embedding; the other types are measured in two sizes. */
 static const uint64_t thorough_sizes[] = {4096, 65536, 1 << 20, 16 << 20, 64 << 20, 256 << 20};
 static const uint64_t quick_sizes[] = {4096, 1 << 20, 8 << 20};
 
@@ -96,164 +99,283 @@ static enum wm_status add_row(struct measure *m, const struct measure_row *row, 
     return WM_OK;
 }
 
-/* Elements that a statistics pass reads, all inputs together, and for how many it computes. Base and models are read in
- * every tile that the pass needs, the cut of a model in one tile alone. */
-static void pass_work(const struct merge_op *op, const struct statistics *s, uint64_t tile_elems, uint64_t *n_read,
-                      double *n_operations)
+/* Elements of the tiles that the element-wise pass still has to do. */
+static uint64_t elements_left(const struct merge_op *op, const struct statistics *s, uint64_t tile_elems)
+{
+    uint64_t n = 0;
+
+    for (uint64_t first = 0, index = 0; first < op->n_elems; first += tile_elems, index++)
+        if (!s || !statistics_tile_stands(s, (size_t)index))
+            n += op->n_elems - first < tile_elems ? op->n_elems - first : tile_elems;
+    return n;
+}
+
+/* Bytes of one element in every input. */
+static uint64_t input_bytes(const struct measure_device *device, int n_inputs)
+{
+    uint64_t n = 0;
+
+    for (int i = 0; i < n_inputs; i++)
+        n += dtype_bits(device->tensors.in_dtype[i]) / 8;
+    return n;
+}
+
+/* What a statistics pass reads, and computes. Base and models are read in every tile that the pass needs, the cut of a model
+ * in one tile alone, a sample in a part of a tile. Mixed types: every input takes part. */
+static void pass_work(const struct measure_device *device, const struct merge_op *op, const struct statistics *s,
+                      struct measure_row *row)
 {
     enum stat_pass pass = statistics_pass(s);
-    uint64_t n_elems = 0, n_needed = 0, n_models = 0, first_tile = op->n_elems < tile_elems ? op->n_elems : tile_elems;
+    uint64_t tile_elems = device->tile_elems, n_elems = 0, n_needed = 0, n_models = 0, n_read;
+    uint64_t first_tile = op->n_elems < tile_elems ? op->n_elems : tile_elems, n_inputs = (uint64_t)op->n_models;
 
     for (uint64_t first = 0, index = 0; first < op->n_elems; first += tile_elems, index++)
         if (statistics_needs_tile(s, (size_t)index)) {
-            n_elems += op->n_elems - first < tile_elems ? op->n_elems - first : tile_elems;
+            uint64_t n = op->n_elems - first < tile_elems ? op->n_elems - first : tile_elems;
+            n_elems += pass == STAT_KTH_SAMPLE && n > SAMPLE_ELEMS ? SAMPLE_ELEMS : n;
             n_needed++;
         }
     for (int m = 0; m < op->n_models; m++) {
         enum merge_keep keep = op->models[m].keep;
         n_models += pass == STAT_GRAM || keep == KEEP_TOP || (pass == STAT_L1 && keep == KEEP_RANDOM);
     }
-    if (pass == STAT_KTH_CUT) {
-        *n_read = (n_needed + n_models) * first_tile;
-        *n_operations = 2.0 * (double)(n_models * first_tile);
-    } else {
-        *n_read = n_elems * (n_models + op->has_base);
-        *n_operations = measure_operations(op, pass) * (double)n_elems;
+    n_inputs += op->has_base;
+    n_read = pass == STAT_KTH_CUT ? (n_needed + n_models) * first_tile : n_elems * (n_models + op->has_base);
+    row->n_bytes += n_read * input_bytes(device, (int)n_inputs) / n_inputs;
+    row->n_operations +=
+        pass == STAT_KTH_CUT ? 2.0 * (double)(n_models * first_tile) : measure_operations(op, pass) * (double)n_elems;
+    if (pass == STAT_KTH_GUESS) { /* merges as well */
+        row->n_bytes += n_elems * (dtype_bits(device->tensors.dtype) / 8);
+        row->n_operations += (measure_operations(op, STAT_READY) - op->n_models) * (double)n_elems;
     }
 }
 
-/* One sample of everything: each pass and the combine, with the caches emptied before each. */
-static enum wm_status cold_sample(struct session *s, const struct measure_case *c, uint64_t n_elems,
-                                  struct measure_row *parts, bool *seen, struct wm_error *err)
+/* Every pass of a tensor and its merge once, `n_repeats` times each. seconds: of one of them; 0: there is no such part. What
+ * each part moves and computes goes to `parts`. */
+static enum wm_status all_parts(struct session *s, const struct measure_case *c, bool cold, int n_repeats,
+                                double seconds[N_PARTS], struct measure_row *parts, struct wm_error *err)
 {
-    const struct measure_device_ops *device = s->device->ops;
-    uint64_t tile_elems = device->tile_elems(s->device);
-    size_t width = dtype_bits(parts[PART_COMBINE].dtype) / 8;
+    const struct measure_device_ops *ops = s->device->ops;
+    uint64_t n_elems = parts[PART_COMBINE].n_elems, n_left;
     struct statistics *statistics = NULL;
     struct merge_op op;
-    double seconds = 0, whole = 0;
-    enum stat_pass pass;
+    double whole = 0;
     enum wm_status st;
 
+    memset(seconds, 0, N_PARTS * sizeof *seconds);
+    for (int p = 0; p < N_PARTS; p++) {
+        parts[p].n_bytes = 0;
+        parts[p].n_operations = 0;
+    }
     TRY(measure_prepare(c, n_elems, &op, err));
-    pass = statistics_first_pass(&op);
-    if (pass != STAT_READY) {
-        statistics = statistics_new(&op, tile_elems);
+    if (statistics_first_pass(&op) != STAT_READY) {
+        statistics = statistics_new(&op, s->device->tile_elems);
         if (!statistics) {
             st = error_no_memory(err, "measuring kernels");
             goto out;
         }
-        pass = statistics_pass(statistics);
+        if (c->way == WAY_GUESS)
+            statistics_speculate(statistics);
+        if (ops->repeats)
+            statistics_avoid_repeats(statistics); /* a GPU counts all bins: bets on samples are the CPU's */
     }
-    while (pass != STAT_READY) {
+    while (statistics && statistics_pass(statistics) != STAT_READY) {
+        enum stat_pass pass = statistics_pass(statistics);
         double began, in_kernels = 0, after = 0;
-        uint64_t n_read;
-        if (!seen[pass]) {
-            pass_work(&op, statistics, tile_elems, &n_read, &parts[pass].n_operations);
-            parts[pass].n_bytes = n_read * width;
-            sampler_begin(&s->samplers[pass], s->rules);
-            seen[pass] = true;
-        }
-        TRY(device->flush(s->device, err));
-        TRY(device->pass(s->device, &op, statistics, &in_kernels, &after, err));
-        sampler_add(&s->samplers[pass], in_kernels);
+        pass_work(s->device, &op, statistics, &parts[pass]);
+        if (cold)
+            TRY(ops->flush(s->device, err));
+        TRY(ops->pass(s->device, &op, statistics, n_repeats, &in_kernels, &after, err));
+        seconds[pass] += in_kernels;
         began = file_now_seconds();
-        pass = statistics_finish_pass(statistics, &op);
+        statistics_finish_pass(statistics, &op);
         whole += in_kernels + after + file_now_seconds() - began;
     }
-    parts[PART_COMBINE].n_operations = measure_operations(&op, STAT_READY) * (double)n_elems;
-    parts[PART_COMBINE].n_bytes = n_elems * width * (uint64_t)(merge_op_n_inputs(&op) + 1);
-    TRY(device->flush(s->device, err));
-    TRY(device->combine(s->device, &op, 1, &seconds, err));
-    sampler_add(&s->samplers[PART_COMBINE], seconds);
-    sampler_add(&s->samplers[PART_WHOLE], whole + seconds);
+    n_left = elements_left(&op, statistics, s->device->tile_elems);
+    parts[PART_COMBINE].n_operations = measure_operations(&op, STAT_READY) * (double)n_left;
+    parts[PART_COMBINE].n_bytes =
+        n_left * (input_bytes(s->device, merge_op_n_inputs(&op)) + dtype_bits(s->device->tensors.dtype) / 8);
+    if (n_left) {
+        if (cold)
+            TRY(ops->flush(s->device, err));
+        TRY(ops->combine(s->device, &op, statistics, n_repeats, &seconds[PART_COMBINE], err));
+    }
+    if (statistics)
+        seconds[PART_WHOLE] = whole + seconds[PART_COMBINE];
+    for (int p = 0; statistics && p < PART_WHOLE; p++) {
+        parts[PART_WHOLE].n_bytes += parts[p].n_bytes;
+        parts[PART_WHOLE].n_operations += parts[p].n_operations;
+    }
 out:
     statistics_free(statistics);
     return st;
 }
 
-/* The combine back to back: as often as fills the rules' time, in a few batches of which the median counts. */
-static enum wm_status batch(struct session *s, const struct measure_case *c, uint64_t n_elems, double cold_seconds,
-                            struct measure_row *row, struct wm_error *err)
+static void add_samples(struct session *s, const double seconds[N_PARTS], double divisor)
 {
-    const struct measure_device_ops *device = s->device->ops;
-    struct sampler *sampler = &s->samplers[PART_COMBINE];
-    struct statistics *statistics = NULL;
-    struct merge_op op;
-    double seconds = 0, after = 0, wanted = s->rules->min_seconds / 10;
-    int n_repeats = cold_seconds > 0 && wanted / cold_seconds < 10000 ? (int)(wanted / cold_seconds) + 1 : 10000;
-    enum stat_pass pass;
-    enum wm_status st;
-
-    TRY(measure_prepare(c, n_elems, &op, err));
-    pass = statistics_first_pass(&op);
-    if (pass != STAT_READY && !(statistics = statistics_new(&op, device->tile_elems(s->device)))) {
-        st = error_no_memory(err, "measuring kernels");
-        goto out;
-    }
-    pass = statistics ? statistics_pass(statistics) : STAT_READY;
-    while (pass != STAT_READY) {
-        TRY(device->pass(s->device, &op, statistics, &seconds, &after, err));
-        pass = statistics_finish_pass(statistics, &op);
-    }
-    sampler_begin(sampler, s->rules);
-    for (int i = 0; i < 5; i++) {
-        TRY(device->combine(s->device, &op, n_repeats, &seconds, err));
-        sampler_add(sampler, seconds / n_repeats);
-    }
-    row->batch = sampler_end(sampler);
-out:
-    statistics_free(statistics);
-    return st;
+    for (int p = 0; p < N_PARTS; p++)
+        if (seconds[p] > 0)
+            sampler_add(&s->samplers[p], seconds[p] / divisor);
 }
 
-static enum wm_status measure_case_at(struct session *s, const struct measure_case *c, enum wm_dtype dtype,
-                                      uint64_t tensor_bytes, struct wm_error *err)
+static void begin_samples(struct session *s)
 {
-    uint64_t n_elems = tensor_bytes / (dtype_bits(dtype) / 8);
-    struct measure_row parts[N_PARTS];
-    bool seen[N_PARTS] = {false};
-    enum wm_status st;
-
-    memset(parts, 0, sizeof parts);
-    for (int p = 0; p < N_PARTS; p++) {
-        struct measure_row *row = &parts[p];
-        snprintf(row->kernel, sizeof row->kernel, "%s", c->kernel);
-        row->part = p == PART_WHOLE ? "whole" : measure_pass_name((enum stat_pass)p);
-        row->dtype = dtype;
-        row->n_models = c->n_models;
-        row->n_elems = n_elems;
-        row->tensor_bytes = tensor_bytes;
-    }
-    sampler_begin(&s->samplers[PART_COMBINE], s->rules);
-    sampler_begin(&s->samplers[PART_WHOLE], s->rules);
-    TRY(cold_sample(s, c, n_elems, parts, seen, err)); /* warms up pages, tables and the device's code */
     for (int p = 0; p < N_PARTS; p++)
         sampler_begin(&s->samplers[p], s->rules);
-    while (sampler_wants_more(&s->samplers[PART_WHOLE]))
-        TRY(cold_sample(s, c, n_elems, parts, seen, err));
-    for (int p = 0; p < STAT_READY; p++)
-        if (seen[p]) {
-            parts[p].cold = sampler_end(&s->samplers[p]);
-            parts[PART_WHOLE].n_bytes += parts[p].n_bytes;
-            parts[PART_WHOLE].n_operations += parts[p].n_operations;
-            seen[PART_WHOLE] = true;
-            TRY(add_row(s->m, &parts[p], err));
-        }
-    parts[PART_COMBINE].cold = sampler_end(&s->samplers[PART_COMBINE]);
-    parts[PART_WHOLE].cold = sampler_end(&s->samplers[PART_WHOLE]);
-    parts[PART_WHOLE].n_bytes += parts[PART_COMBINE].n_bytes;
-    parts[PART_WHOLE].n_operations += parts[PART_COMBINE].n_operations;
-    TRY(batch(s, c, n_elems, parts[PART_COMBINE].cold.seconds, &parts[PART_COMBINE], err));
-    TRY(add_row(s->m, &parts[PART_COMBINE], err));
-    if (seen[PART_WHOLE])
-        TRY(add_row(s->m, &parts[PART_WHOLE], err));
+}
+
+/* Back to back, as often as fills the rules' time, in a few batches of which the median counts. Where a pass adds to what it
+ * found before (the CPU's), all of a tensor's passes come one after another instead. */
+static enum wm_status batches(struct session *s, const struct measure_case *c, double cold_seconds,
+                              struct measure_row *parts, struct wm_error *err)
+{
+    double wanted = s->rules->min_seconds / 10;
+    int n = cold_seconds > 0 && wanted / cold_seconds < 10000 ? (int)(wanted / cold_seconds) + 1 : 10000;
+    bool repeats = s->device->ops->repeats;
+    enum wm_status st = WM_OK;
+
+    begin_samples(s);
+    for (int i = 0; i < 5; i++) {
+        double sum[N_PARTS] = {0}, seconds[N_PARTS], began = file_now_seconds();
+        int n_done = 0;
+        do {
+            TRY(all_parts(s, c, false, repeats ? n : 1, seconds, parts, err));
+            for (int p = 0; p < N_PARTS; p++)
+                sum[p] += seconds[p];
+            n_done++;
+        } while (!repeats && n_done < n && file_now_seconds() - began < 3 * wanted);
+        add_samples(s, sum, n_done);
+    }
+    for (int p = 0; p < PART_WHOLE; p++) /* the whole is not: the host's part in it is not repeated */
+        parts[p].batch = sampler_end(&s->samplers[p]);
 out:
     return st;
 }
 
-static enum wm_status kernels_at(struct session *s, enum wm_dtype dtype, uint64_t tensor_bytes, struct wm_error *err)
+static void name_row(struct measure_row *row, const struct session *s, const struct measure_case *c, uint64_t n_elems,
+                     uint64_t tensor_bytes)
 {
+    memset(row, 0, sizeof *row);
+    snprintf(row->kernel, sizeof row->kernel, "%s", c->kernel);
+    row->dtype = s->device->tensors.dtype;
+    row->n_models = c->n_models;
+    row->n_elems = n_elems;
+    row->tensor_bytes = tensor_bytes;
+    row->n_tensors = 1;
+    row->tile_elems = s->device->tile_elems;
+}
+
+static enum wm_status measure_case_at(struct session *s, const struct measure_case *c, uint64_t tensor_bytes,
+                                      struct wm_error *err)
+{
+    struct measure_row parts[N_PARTS];
+    double seconds[N_PARTS], cold = 0;
+    enum wm_status st;
+
+    for (int p = 0; p < N_PARTS; p++) {
+        name_row(&parts[p], s, c, s->device->tensors.n_elems, tensor_bytes);
+        parts[p].part = p == PART_WHOLE ? "whole" : measure_pass_name((enum stat_pass)p);
+    }
+    s->device->searching = c->way == WAY_SEARCH;
+    TRY(all_parts(s, c, true, 1, seconds, parts, err)); /* warms up pages, tables and the device's code */
+    begin_samples(s);
+    do {
+        TRY(all_parts(s, c, true, 1, seconds, parts, err));
+        add_samples(s, seconds, 1);
+    } while (sampler_wants_more(&s->samplers[seconds[PART_WHOLE] > 0 ? PART_WHOLE : PART_COMBINE]));
+    for (int p = 0; p < N_PARTS; p++) {
+        parts[p].cold = sampler_end(&s->samplers[p]);
+        cold += p == PART_WHOLE ? 0 : parts[p].cold.seconds;
+    }
+    TRY(batches(s, c, cold, parts, err));
+    for (int p = 0; p < STAT_READY; p++)
+        if (parts[p].cold.n_samples)
+            TRY(add_row(s->m, &parts[p], err));
+    for (int p = PART_COMBINE; p < N_PARTS; p++)
+        if (parts[p].cold.n_samples)
+            TRY(add_row(s->m, &parts[p], err));
+out:
+    s->device->searching = false;
+    return st;
+}
+
+/* Many small tensors at once, as routers, norms and the experts of small models come. */
+static enum wm_status measure_group_at(struct session *s, const struct measure_case *c, size_t n_tensors,
+                                       struct wm_error *err)
+{
+    uint64_t tensor_elems = s->device->tensors.n_elems / n_tensors;
+    struct measure_group group = {malloc(n_tensors * sizeof *group.ops), n_tensors, tensor_elems};
+    struct sampler *sampler = &s->samplers[PART_WHOLE];
+    struct measure_row row;
+    struct merge_op op;
+    double seconds = 0;
+    enum wm_status st;
+
+    if (!group.ops)
+        return error_no_memory(err, "measuring kernels");
+    name_row(&row, s, c, tensor_elems, tensor_elems * (dtype_bits(s->device->tensors.dtype) / 8));
+    row.part = "group";
+    row.n_tensors = n_tensors;
+    snprintf(row.kernel, sizeof row.kernel, "%s, x %zu", c->kernel, n_tensors);
+    TRY(measure_prepare(c, tensor_elems, &op, err));
+    row.n_bytes = n_tensors * tensor_elems *
+                  (input_bytes(s->device, merge_op_n_inputs(&op)) + dtype_bits(s->device->tensors.dtype) / 8);
+    row.n_operations = measure_operations(&op, STAT_READY) * (double)(n_tensors * tensor_elems);
+    if (statistics_first_pass(&op) != STAT_READY)
+        row.n_operations += measure_operations(&op, statistics_first_pass(&op)) * (double)(n_tensors * tensor_elems);
+    for (int turn = 0;; turn++) {
+        for (size_t i = 0; i < n_tensors; i++)
+            group.ops[i] = op;
+        TRY(s->device->ops->flush(s->device, err));
+        TRY(s->device->ops->group(s->device, &group, &seconds, err));
+        if (turn == 0)
+            sampler_begin(sampler, s->rules); /* the first one warmed up */
+        else
+            sampler_add(sampler, seconds);
+        if (turn && !sampler_wants_more(sampler))
+            break;
+    }
+    row.cold = sampler_end(sampler);
+    TRY(add_row(s->m, &row, err));
+out:
+    free(group.ops);
+    return st;
+}
+
+static bool can_measure(const struct session *s, const struct measure_case *c, uint64_t n_elems)
+{
+    struct merge_op op;
+    struct wm_error err;
+
+    if (c->way == WAY_SEARCH)
+        return s->device->ops->searches;
+    return c->way != WAY_GUESS ||
+           (measure_prepare(c, n_elems, &op, &err) == WM_OK && statistics_can_speculate(&op, s->device->tile_elems));
+}
+
+/* What one set of tensors is for: which cases take it, and how. */
+struct load {
+    enum wm_dtype dtype;
+    bool mixed;
+    uint64_t tensor_bytes;
+    size_t n_group; /* tensors that it consists of; 0: it is one */
+};
+
+static enum wm_status load_tensors(struct session *s, const struct load *load, int n_inputs, struct wm_error *err)
+{
+    struct measure_device *device = s->device;
+
+    device->tensors.n_inputs = n_inputs;
+    device->tensors.dtype = load->dtype;
+    device->tensors.n_elems = load->tensor_bytes / (dtype_bits(load->dtype) / 8) * (load->n_group ? load->n_group : 1);
+    for (int i = 0; i < n_inputs; i++)
+        device->tensors.in_dtype[i] = measure_input_type(load->dtype, load->mixed, i);
+    return device->ops->load(device, err);
+}
+
+static enum wm_status kernels_at(struct session *s, const struct load *load, struct wm_error *err)
+{
+    uint64_t n_elems = load->tensor_bytes / (dtype_bits(load->dtype) / 8);
     const struct measure_case *cases;
     size_t n_cases = measure_cases(&cases);
     char what[96], size[24];
@@ -261,19 +383,40 @@ static enum wm_status kernels_at(struct session *s, enum wm_dtype dtype, uint64_
     enum wm_status st = WM_OK;
 
     for (size_t i = 0; i < n_cases; i++) {
-        int n_inputs = cases[i].n_models + cases[i].has_base;
-        if (s->options->only && !strstr(cases[i].kernel, s->options->only))
+        const struct measure_case *c = &cases[i];
+        int n_inputs = c->n_models + c->has_base;
+        uint64_t all_bytes = load->tensor_bytes * (load->n_group ? load->n_group : 1) * (load->mixed ? 2 : 1);
+        if ((s->options->only && !strstr(c->kernel, s->options->only)) || c->mixed != load->mixed ||
+            (load->n_group && !c->group) || !can_measure(s, c, n_elems) ||
+            (all_bytes > s->device->ops->tensor_limit(s->device, n_inputs) && n_inputs > n_loaded))
             continue;
-        if (tensor_bytes > s->device->ops->tensor_limit(s->device, n_inputs) && n_inputs > n_loaded)
-            continue;
-        snprintf(what, sizeof what, "%s, %s, %s", cases[i].kernel, dtype_name(dtype),
-                 text_bytes(size, sizeof size, tensor_bytes));
+        snprintf(what, sizeof what, "%s, %s, %s", c->kernel, dtype_name(load->dtype),
+                 text_bytes(size, sizeof size, load->tensor_bytes));
         TRY(step(s, what, err));
         if (n_inputs > n_loaded) {
-            TRY(s->device->ops->load(s->device, n_inputs, dtype, tensor_bytes / (dtype_bits(dtype) / 8), err));
+            TRY(load_tensors(s, load, n_inputs, err));
             n_loaded = n_inputs;
         }
-        TRY(measure_case_at(s, &cases[i], dtype, tensor_bytes, err));
+        if (load->n_group)
+            TRY(measure_group_at(s, c, load->n_group, err));
+        else
+            TRY(measure_case_at(s, c, load->tensor_bytes, err));
+    }
+out:
+    s->device->ops->unload(s->device);
+    return st;
+}
+
+/* In every size of tile that the device knows: the largest shows the kernels, the engine's what a merge gets of them. */
+static enum wm_status kernels_in_tiles(struct session *s, const struct load *load, struct wm_error *err)
+{
+    uint64_t n_elems = load->tensor_bytes / (dtype_bits(load->dtype) / 8), tile_elems;
+    enum wm_status st = WM_OK;
+
+    for (int which = 0; (tile_elems = s->device->ops->tile_elems(s->device, which, load->dtype)) != 0; which++) {
+        s->device->tile_elems = tile_elems;
+        if (which == 0 || n_elems > tile_elems)
+            TRY(kernels_at(s, load, err));
     }
 out:
     return st;
@@ -282,14 +425,31 @@ out:
 static enum wm_status kernels(struct session *s, struct wm_error *err)
 {
     static const enum wm_dtype others[] = {WM_F16, WM_F32};
-    const uint64_t *sizes = s->m->quick ? quick_sizes : thorough_sizes;
-    size_t n_sizes = s->m->quick ? sizeof quick_sizes / sizeof *sizes : sizeof thorough_sizes / sizeof *sizes;
+    static const uint64_t other_sizes[] = {1 << 20, 64 << 20};
+    bool quick = s->m->quick;
+    const uint64_t *sizes = quick ? quick_sizes : thorough_sizes;
+    size_t n_sizes = quick ? sizeof quick_sizes / sizeof *sizes : sizeof thorough_sizes / sizeof *sizes;
+    struct load load = {.dtype = WM_BF16, .tensor_bytes = GROUP_TENSOR_BYTES, .n_group = quick ? 256 : 4096};
     enum wm_status st = WM_OK;
 
-    for (size_t i = 0; i < n_sizes; i++)
-        TRY(kernels_at(s, WM_BF16, sizes[i], err));
-    for (size_t d = 0; d < 2 && !s->m->quick; d++)
-        TRY(kernels_at(s, others[d], thorough_sizes[4], err));
+    TRY(kernels_in_tiles(s, &load, err));
+    load.n_group = 0;
+    for (size_t i = 0; i < n_sizes; i++) {
+        load.tensor_bytes = sizes[i];
+        TRY(kernels_in_tiles(s, &load, err));
+    }
+    load.mixed = true;
+    for (size_t i = quick; i < 2; i++) {
+        load.tensor_bytes = quick ? quick_sizes[1] : other_sizes[i];
+        TRY(kernels_in_tiles(s, &load, err));
+    }
+    load.mixed = false;
+    for (size_t d = 0; d < 2 && !quick; d++)
+        for (size_t i = 0; i < 2; i++) {
+            load.dtype = others[d];
+            load.tensor_bytes = other_sizes[i];
+            TRY(kernels_in_tiles(s, &load, err));
+        }
 out:
     return st;
 }
@@ -297,9 +457,9 @@ out:
 /* ---- all of it ---------------------------------------------------------------------------------------------- */
 
 #ifndef WM_HAVE_CUDA
-bool measure_has_gpu(void)
+int measure_n_gpus(void)
 {
-    return false;
+    return 0;
 }
 #endif
 
@@ -307,7 +467,7 @@ static enum wm_status open_device(struct session *s, struct wm_error *err)
 {
 #ifdef WM_HAVE_CUDA
     if (s->options->use_gpu)
-        return measure_open_cuda(&s->device, err);
+        return measure_open_cuda(&s->device, s->options->gpu, s->options->gpu_tile_bytes, err);
 #endif
     return measure_open_cpu(&s->device, s->options->n_threads, err);
 }
@@ -321,6 +481,7 @@ enum wm_status measure_run(struct measure *m, const struct measure_options *opti
     memset(m, 0, sizeof *m);
     m->quick = options->quick;
     m->on_gpu = options->use_gpu;
+    m->gpu = options->gpu;
     m->n_threads = options->n_threads;
     s.samplers = calloc(N_PARTS, sizeof *s.samplers);
     if (!s.samplers) {

@@ -57,11 +57,13 @@ struct measure_ceiling {
 };
 
 struct measure_row {
-    char kernel[40];  /* "ties, 3 models, density 0.5" */
-    const char *part; /* "combine", a statistics pass, or "whole": all passes and what the host does between them */
+    char kernel[48];  /* "ties, 3 models, density 0.5" */
+    const char *part; /* "combine", a statistics pass, or "whole": all passes and what the host does between them;
+                         "group": many tensors, statistics and merge, and what the host does for them */
     enum wm_dtype dtype;
     int n_models;
-    uint64_t n_elems, tensor_bytes;
+    uint64_t n_elems, tensor_bytes; /* of one tensor in its main type */
+    uint64_t n_tensors, tile_elems;
     uint64_t n_bytes;         /* declared: every input that this part reads and the output, once each */
     double n_operations;      /* fp32 additions, multiplications and comparisons of the formula */
     struct sample_time cold;  /* caches emptied before every sample */
@@ -73,7 +75,7 @@ struct measure_row {
 
 struct measure {
     bool quick, on_gpu;
-    int n_threads;
+    int n_threads, gpu; /* gpu: its number, where on_gpu */
     char device[MEASURE_DEVICE_BYTES];
     struct measure_ceiling ceilings[MEASURE_MAX_CEILINGS];
     int n_ceilings;
@@ -87,16 +89,17 @@ struct measure {
 
 struct measure_options {
     bool quick;
-    bool use_gpu; /* only where measure_has_gpu */
-    int n_threads;
+    bool use_gpu; /* only where measure_n_gpus is above `gpu` */
+    int gpu, n_threads;
+    uint64_t gpu_tile_bytes;                      /* the engine's on a GPU: measured beside the largest there is */
     const char *dir;                              /* storage is measured here; NULL: not at all                */
     const char *only;                             /* kernels whose name contains this; NULL: all               */
     int (*on_step)(void *user, const char *what); /* non-zero stops; may be NULL */
     void *user;
 };
 
-/* True when the build has CUDA and a device is there. */
-bool measure_has_gpu(void);
+/* 0 where the build has no CUDA, or no device is there. */
+int measure_n_gpus(void);
 enum wm_status measure_run(struct measure *m, const struct measure_options *options, struct wm_error *err);
 void measure_release(struct measure *m);
 const struct measure_ceiling *measure_find_ceiling(const struct measure *m, const char *id); /* NULL: not measured */
@@ -113,7 +116,11 @@ void measure_svg(const struct measure *m, struct text *out);
 
 /* ---- inside: what the parts above are made of --------------------------------------------------------------- */
 
-#define MEASURE_MAX_INPUTS 9 /* a base and eight models */
+#define MEASURE_MAX_INPUTS 17 /* a base and sixteen models */
+
+/* How thresholds are found: pass by pass; by a guess that most tiles are merged with at once, as where a tensor is streamed;
+ * in one go on the device, as where a tensor stays there. */
+enum measure_way { WAY_PASSES, WAY_GUESS, WAY_SEARCH };
 
 struct measure_case {
     char kernel[40];
@@ -123,46 +130,73 @@ struct measure_case {
     struct {
         const char *name;
         double value;
-    } settings[2];
+    } settings[3];
+    enum measure_way way;
+    bool mixed, group; /* group: measured over many small tensors as well */
 };
 /* Every kernel once; returns their number. */
 size_t measure_cases(const struct measure_case **cases);
 enum wm_status measure_prepare(const struct measure_case *c, uint64_t n_elems, struct merge_op *op,
                                struct wm_error *err);
+/* The types of inputs where they are mixed: F32, `dtype`, F16 and so on; everywhere else `dtype`. */
+enum wm_dtype measure_input_type(enum wm_dtype dtype, bool mixed, int input);
 /* Inputs 0 (base) and on: weights and fine-tunes of them, deltas of a few ulps of bf16. data: n elements. */
 void measure_fill(void *data, enum wm_dtype dtype, uint64_t n_elems, int input);
-/* Tile `index` of an operation whose inputs and output have one type; out NULL: a statistics pass. */
-void measure_tile(struct merge_tile *tile, const struct merge_op *op, uint64_t tile_elems, uint64_t index,
-                  enum wm_dtype dtype, char *const *in, char *out);
 const char *measure_pass_name(enum stat_pass pass);
 double measure_operations(const struct merge_op *op, enum stat_pass pass); /* per element; STAT_READY: combine */
 
 /* The machine that a kernel runs on. Seconds are what its clock says of the kernels alone. */
 struct measure_device;
+struct measure_group {
+    struct merge_op *ops; /* [n_tensors], as prepared: their statistics change them */
+    size_t n_tensors;
+    uint64_t tensor_elems;
+};
 struct measure_device_ops {
     void (*describe)(const struct measure_device *device, char text[MEASURE_DEVICE_BYTES]);
     uint64_t (*tensor_limit)(const struct measure_device *device, int n_inputs); /* largest tensor, in bytes */
-    /* Inputs of n_elems elements each, and an output; the former ones are released. */
-    enum wm_status (*load)(struct measure_device *device, int n_inputs, enum wm_dtype dtype, uint64_t n_elems,
-                           struct wm_error *err);
+    /* Tile sizes that are measured, first the one that is judged; 0: no such. */
+    uint64_t (*tile_elems)(const struct measure_device *device, int which, enum wm_dtype dtype);
+    /* Makes device->tensors' memory, as many and as large as they say; the former ones are released. */
+    enum wm_status (*load)(struct measure_device *device, struct wm_error *err);
+    void (*unload)(struct measure_device *device);
     enum wm_status (*flush)(struct measure_device *device, struct wm_error *err); /* empties the caches */
-    enum wm_status (*combine)(struct measure_device *device, const struct merge_op *op, int n_repeats, double *seconds,
-                              struct wm_error *err);
-    uint64_t (*tile_elems)(const struct measure_device *device);
-    /* One statistics pass over all tiles that need it, its results home in s. after: seconds for what follows the
-     * kernels: the way home of the results. */
+    /* Tiles that a guess has merged already are left out. s: NULL where there are no statistics. */
+    enum wm_status (*combine)(struct measure_device *device, const struct merge_op *op, const struct statistics *s,
+                              int n_repeats, double *seconds, struct wm_error *err);
+    /* One statistics pass over all tiles that need it, its results home in s. seconds: of one repeat. after: seconds for
+     * what follows the kernels: the way home of the results. Where `repeats` is false n_repeats is 1. */
     enum wm_status (*pass)(struct measure_device *device, const struct merge_op *op, struct statistics *s,
-                           double *seconds, double *after, struct wm_error *err);
+                           int n_repeats, double *seconds, double *after, struct wm_error *err);
+    bool repeats;  /* a pass may run again and again: its results are cleared each time */
+    bool searches; /* knows WAY_SEARCH */
+    /* Many small tensors, one behind the other in device->tensors, as the engine merges them. */
+    enum wm_status (*group)(struct measure_device *device, struct measure_group *group, double *seconds,
+                            struct wm_error *err);
     enum wm_status (*ceilings)(struct measure_device *device, struct measure *m, const struct sample_rules *rules,
                                struct wm_error *err);
     void (*close)(struct measure_device *device);
 };
 struct measure_device {
     const struct measure_device_ops *ops;
+    uint64_t tile_elems; /* of what runs */
+    bool searching;      /* WAY_SEARCH   */
+    struct {
+        int n_inputs;
+        enum wm_dtype in_dtype[MEASURE_MAX_INPUTS], dtype; /* dtype: of the output */
+        uint64_t n_elems;
+        char *in[MEASURE_MAX_INPUTS], *out;
+    } tensors;
 };
+/* Tile `index` of an operation on the device's tensors; `out` false: a statistics pass. */
+void measure_tile(struct merge_tile *tile, const struct measure_device *device, const struct merge_op *op,
+                  uint64_t index, bool out);
+/* The n-th tensor of a group, as one tile. */
+void measure_group_tile(struct merge_tile *tile, const struct measure_device *device, const struct merge_op *op,
+                        size_t n);
 enum wm_status measure_open_cpu(struct measure_device **device, int n_threads, struct wm_error *err);
 #ifdef WM_HAVE_CUDA
-enum wm_status measure_open_cuda(struct measure_device **device, struct wm_error *err);
+enum wm_status measure_open_cuda(struct measure_device **device, int gpu, uint64_t tile_bytes, struct wm_error *err);
 #endif
 
 /* A function on n threads at once: worker 0 is the caller. Threads live as long as the team. */

@@ -13,7 +13,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { WIDTH = 1000, HEIGHT = 640, LEFT = 84, RIGHT = 700, TOP = 64, BOTTOM = 566 };
+enum { WIDTH = 1000, HEIGHT = 760, LEFT = 84, RIGHT = 700, TOP = 64, BOTTOM = 566 };
 
 struct axes {
     double x_low, x_high, y_low, y_high; /* powers of ten, as exponents */
@@ -23,8 +23,9 @@ struct axes {
 static const struct {
     const char *prefix, *color;
 } families[] = {
-    {"linear", "#0072b2"}, {"slerp", "#56b4e9"},     {"nuslerp", "#009e73"},     {"task_arithmetic", "#e69f00"},
-    {"ties", "#d55e00"},   {"dare_ties", "#cc79a7"}, {"dare_linear", "#8a5fbf"}, {"passthrough", "#777777"},
+    {"linear", "#0072b2"},          {"slerp", "#56b4e9"},      {"nuslerp", "#009e73"},
+    {"task_arithmetic", "#e69f00"}, {"ties", "#d55e00"},       {"dare_ties", "#cc79a7"},
+    {"dare_linear", "#8a5fbf"},     {"mergealign", "#000000"}, {"passthrough", "#777777"},
 };
 #define N_FAMILIES (sizeof families / sizeof *families)
 
@@ -224,7 +225,8 @@ static void draw_legend(const struct measure *m, struct text *out)
     label(out, RIGHT + 22, y, "start", "#222", words);
     for (size_t i = 0; i < m->n_rows; i++) {
         const struct measure_row *row = &m->rows[i];
-        if (row->dtype != last->dtype || row->tensor_bytes != last->tensor_bytes || strcmp(row->part, "combine") != 0)
+        if (row->dtype != last->dtype || row->tensor_bytes != last->tensor_bytes ||
+            row->tile_elems != last->tile_elems || strcmp(row->part, "combine") != 0)
             continue;
         y += 20;
         text_addf(out, "<circle cx=\"%d\" cy=\"%.1f\" r=\"5\" fill=\"%s\"/>\n", RIGHT + 28, y - 4,

@@ -33,9 +33,12 @@ static void heading(struct text *out, const struct measure_row *row)
 {
     char size[24];
 
-    text_addf(out, "\n%s, tensors of %s (%" PRIu64 " elements)\n", dtype_name(row->dtype),
+    text_addf(out, "\n%s, tensors of %s (%" PRIu64 " elements)", dtype_name(row->dtype),
               text_bytes(size, sizeof size, row->tensor_bytes), row->n_elems);
-    text_addf(out, "  %-34s %-11s %11s %11s %9s %7s %7s %7s %7s\n", "kernel", "part", "cold", "batched", "GB/s",
+    if (row->tile_elems < row->n_elems)
+        text_addf(out, " in tiles of %" PRIu64, row->tile_elems);
+    text_add(out, "\n");
+    text_addf(out, "  %-40s %-11s %11s %11s %9s %7s %7s %7s %7s\n", "kernel", "part", "cold", "batched", "GB/s",
               "% copy", "+- %", "ops/B", "bound");
 }
 
@@ -57,9 +60,10 @@ void measure_text(const struct measure *m, struct text *out)
               m->peak_operations_per_second / m->copy_bytes_per_second);
     for (size_t i = 0; i < m->n_rows; i++) {
         const struct measure_row *row = &m->rows[i];
-        if (i == 0 || row->dtype != row[-1].dtype || row->tensor_bytes != row[-1].tensor_bytes)
+        if (i == 0 || row->dtype != row[-1].dtype || row->tensor_bytes != row[-1].tensor_bytes ||
+            row->tile_elems != row[-1].tile_elems)
             heading(out, row);
-        text_addf(out, "  %-34s %-11s %11s %11s %9.2f %7.1f %7.1f %7.2f %7s\n", row->kernel, row->part,
+        text_addf(out, "  %-40s %-11s %11s %11s %9.2f %7.1f %7.1f %7.2f %7s\n", row->kernel, row->part,
                   seconds_text(cold, sizeof cold, row->cold.seconds),
                   row->batch.n_samples ? seconds_text(batch, sizeof batch, row->batch.seconds) : "",
                   (double)row->n_bytes / row->cold.seconds * GIGA, 100 * measure_row_share(m, row),
@@ -91,6 +95,10 @@ void measure_json(const struct measure *m, struct text *out)
     text_add_json(out, m->device);
     text_addf(out, ",\n  \"gpu\": %s,\n  \"quick\": %s,\n  \"n_threads\": %d,\n  \"seconds\": %.3f,\n",
               m->on_gpu ? "true" : "false", m->quick ? "true" : "false", m->n_threads, m->seconds);
+    if (m->on_gpu)
+        text_addf(out, "  \"device_index\": %d,\n", m->gpu);
+    else
+        text_add(out, "  \"device_index\": null,\n");
     text_addf(out, "  \"copy_bytes_per_second\": %.6g,\n  \"peak_operations_per_second\": %.6g,\n  \"peak_source\": ",
               m->copy_bytes_per_second, m->peak_operations_per_second);
     text_add_json(out, m->peak_source);
@@ -114,9 +122,10 @@ void measure_json(const struct measure *m, struct text *out)
         text_add_json(out, row->kernel);
         text_addf(out,
                   ", \"part\": \"%s\", \"dtype\": \"%s\", \"n_models\": %d, \"n_elems\": %" PRIu64
-                  ", \"tensor_bytes\": %" PRIu64 ", \"bytes\": %" PRIu64 ", \"operations\": %.0f",
-                  row->part, dtype_name(row->dtype), row->n_models, row->n_elems, row->tensor_bytes, row->n_bytes,
-                  row->n_operations);
+                  ", \"tensor_bytes\": %" PRIu64 ", \"n_tensors\": %" PRIu64 ", \"tile_elems\": %" PRIu64
+                  ", \"bytes\": %" PRIu64 ", \"operations\": %.0f",
+                  row->part, dtype_name(row->dtype), row->n_models, row->n_elems, row->tensor_bytes, row->n_tensors,
+                  row->tile_elems, row->n_bytes, row->n_operations);
         json_time(out, "cold", &row->cold);
         json_time(out, "batch", &row->batch);
         text_addf(out, ", \"copy_share\": %.4g, \"bound\": \"%s\"}", measure_row_share(m, row),
@@ -128,7 +137,8 @@ void measure_json(const struct measure *m, struct text *out)
 void measure_csv(const struct measure *m, struct text *out)
 {
     text_add(out, "kernel,part,dtype,n_models,n_elems,tensor_bytes,bytes,operations,cold_seconds,cold_noise,"
-                  "cold_samples,batch_seconds,batch_noise,bytes_per_second,copy_share,operations_per_byte,bound\n");
+                  "cold_samples,batch_seconds,batch_noise,bytes_per_second,copy_share,operations_per_byte,bound,n_"
+                  "tensors,tile_elems\n");
     for (size_t i = 0; i < m->n_rows; i++) {
         const struct measure_row *row = &m->rows[i];
         text_addf(out, "\"%s\",%s,%s,%d,%" PRIu64 ",%" PRIu64 ",%" PRIu64 ",%.0f,%.9g,%.4g,%d,", row->kernel, row->part,
@@ -138,7 +148,8 @@ void measure_csv(const struct measure *m, struct text *out)
             text_addf(out, "%.9g,%.4g", row->batch.seconds, row->batch.noise);
         else
             text_add(out, ",");
-        text_addf(out, ",%.6g,%.4g,%.4g,%s\n", (double)row->n_bytes / row->cold.seconds, measure_row_share(m, row),
-                  intensity(row), measure_row_memory_bound(m, row) ? "memory" : "compute");
+        text_addf(out, ",%.6g,%.4g,%.4g,%s,%" PRIu64 ",%" PRIu64 "\n", (double)row->n_bytes / row->cold.seconds,
+                  measure_row_share(m, row), intensity(row), measure_row_memory_bound(m, row) ? "memory" : "compute",
+                  row->n_tensors, row->tile_elems);
     }
 }

@@ -29,7 +29,7 @@ def test_everything(folder):
     equal(list((folder / "disk").iterdir()), [])
     j = json.loads(r.stdout)
     equal(j["schema"], "warpmerge-bench")
-    equal((j["gpu"], j["quick"]), (False, True))
+    equal((j["gpu"], j["quick"], j["device_index"]), (False, True, None))
     for key in ("seconds", "copy_bytes_per_second", "peak_operations_per_second", "n_threads"):
         positive(j[key], key)
     ceilings = {c["id"]: c["bytes_per_second"] for c in j["ceilings"]}
@@ -43,14 +43,27 @@ def test_everything(folder):
         check(row["cold"]["n_samples"] >= 3, row)
         check(row["cold"]["fastest_seconds"] <= row["cold"]["seconds"], row)
         check(row["bound"] in ("memory", "compute"), row)
-        equal(row["batch"] is not None, row["part"] == "combine", row)
+        equal(row["batch"] is not None, row["part"] not in ("whole", "group"), row)
+        if row["batch"]:
+            positive(row["batch"]["seconds"], row["kernel"], row["part"])
     parts = {(row["kernel"].split(",")[0], row["part"]) for row in j["kernels"]}
     for wanted in [("slerp", "gram"), ("slerp", "combine"), ("slerp", "whole")]:
         check(wanted in parts, wanted)
     if not SANITIZED:
         for wanted in [("linear", "combine"), ("ties", "kth coarse"), ("ties", "whole"), ("dare_ties", "l1")]:
             check(wanted in parts, wanted)
-        equal({row["n_models"] for row in j["kernels"] if row["kernel"].startswith("ties")}, {2, 3, 8})
+        equal({row["n_models"] for row in j["kernels"] if row["kernel"].startswith("ties")}, {2, 3, 8, 16})
+        kernels = {(row["kernel"], row["part"]) for row in j["kernels"]}
+        for wanted in [("ties, 3 models, density 0.5, guess", "kth guess"), ("ties, 3 models, 0.5, l1 rescale", "l1"),
+                       ("nuslerp, 2 models, base, rows", "gram"), ("nuslerp, 2 models, base, columns", "gram"),
+                       ("mergealign, 2 models", "combine"), ("linear, 4 models", "combine"),
+                       ("ties, 3 models, mixed types", "whole"), ("ties, 3 models, density 0.5, x 256", "group")]:
+            check(wanted in kernels, wanted)
+        # Mixed: a base in F32, then BF16, F16 and F32; and the BF16 that is written.
+        [row] = [r for r in j["kernels"] if (r["kernel"], r["part"]) == ("ties, 3 models, mixed types", "combine")]
+        equal(row["bytes"], row["n_elems"] * (4 + 2 + 2 + 4 + 2))
+        [row] = [r for r in j["kernels"] if r["kernel"] == "linear, 3 models, x 256"]
+        equal((row["n_tensors"], row["tensor_bytes"], row["bytes"]), (256, 4096, 256 * 4 * 4096))
         # A tensor of 4 KiB and a linear merge of three: what has to move is three inputs and one output.
         [row] = [r for r in j["kernels"] if r["kernel"] == "linear, 3 models" and r["tensor_bytes"] == 4096]
         equal((row["bytes"], row["operations"], row["n_elems"]), (4 * 4096, 6 * 2048, 2048))
