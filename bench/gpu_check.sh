@@ -16,16 +16,14 @@
 #   GPU_CHECK_LAYERS=32         layers of the 8B shape merged end to end (default: as many as fit into the RAM disk)
 #   GPU_CHECK_EXPERT_LAYERS=8   layers of 384 experts each (default: as many as fit, at most 8, or 1 when time is short)
 #   WM_CUDA_ARCHS="80;90"       what pack compiles for (default: 80, 90 and PTX for later ones); otherwise what nvidia-smi says
+# shellcheck disable=SC1091,SC2034,SC2154 # variables and steps go to and fro between the sourced files
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 root=$PWD
 gpu=$root/build/gpu
 export PATH=$PATH:/usr/local/cuda/bin
-# shellcheck source=bench/gpu_check_build.sh
 . "$root/bench/gpu_check_build.sh"
-# shellcheck source=bench/gpu_check_same.sh
 . "$root/bench/gpu_check_same.sh"
-# shellcheck source=bench/gpu_check_speed.sh
 . "$root/bench/gpu_check_speed.sh"
 all_steps="build equality nccl merges large memcheck racecheck synccheck endtoend experts bench peer"
 

@@ -1,4 +1,4 @@
-# shellcheck shell=bash disable=SC2154
+# shellcheck shell=bash disable=SC2154,SC2034
 # gpu_check_build.sh: the programs of bench/gpu_check.sh: built, packed for a bare machine, or built on that machine.
 # Sourced by gpu_check.sh; uses its variables and row().
 

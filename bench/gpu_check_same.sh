@@ -1,4 +1,4 @@
-# shellcheck shell=bash disable=SC2154
+# shellcheck shell=bash disable=SC2154,SC2034
 # gpu_check_same.sh: the steps of bench/gpu_check.sh that compare bytes, and compute-sanitizer's. Sourced by gpu_check.sh.
 
 # config NAME BASE: a recipe for every method over three fine-tunes in $models, as mergekit writes them.

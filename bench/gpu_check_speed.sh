@@ -1,4 +1,4 @@
-# shellcheck shell=bash disable=SC2154
+# shellcheck shell=bash disable=SC2154,SC2034
 # gpu_check_speed.sh: the steps of bench/gpu_check.sh that take time: end to end, experts, kernels, PyTorch. Sourced by
 # gpu_check.sh; what the numbers say is read by gpu_check_rows.py.
 

@@ -268,7 +268,8 @@ enum wm_bench_format { WM_BENCH_TEXT, WM_BENCH_JSON, WM_BENCH_CSV, WM_BENCH_SVG 
 struct wm_bench;
 
 /* Measures storage, memory and wires, then every kernel on the device that `options` names (device, n_threads).
- * Either may be NULL. WM_USAGE, WM_NO_DEVICE, WM_NO_INPUT, WM_CANCELLED. */
+ * Either may be NULL. WM_USAGE, WM_NO_DEVICE, WM_NO_INPUT; WM_CANCELLED: on_step stopped it, and *bench has what was
+ * measured until then. In all other cases of failure it is NULL. */
 enum wm_status wm_bench_run(struct wm_bench **bench, const struct wm_bench_options *what,
                             const struct wm_options *options, struct wm_error *err);
 enum wm_status wm_bench_report(const struct wm_bench *bench, enum wm_bench_format format, char **text,

@@ -77,7 +77,9 @@ enum wm_status wm_bench_run(struct wm_bench **bench, const struct wm_bench_optio
         st = error_no_memory(err, "measuring this machine");
         goto out;
     }
-    TRY(measure_run(&b->measure, &measure, err));
+    st = measure_run(&b->measure, &measure, err);
+    if (st != WM_OK && st != WM_CANCELLED)
+        goto out;
     *bench = b;
     b = NULL;
 out:

@@ -205,8 +205,9 @@ int session_end(struct session *s);
 
 /* ---- interrupt.c: SIGINT and SIGTERM stop the merge ----------------------------------------------------------- */
 
-void interrupt_as_init(void); /* before anything runs: signals end a process 1 as they end any other */
-void interrupt_begin(struct wm_merge *merge);
+void interrupt_as_init(void);                 /* before anything runs: signals end a process 1 as they end any other */
+void interrupt_begin(struct wm_merge *merge); /* NULL: what runs asks interrupt_came */
+bool interrupt_came(void);
 void interrupt_end(void);
 int interrupt_exit_code(void); /* 130 or 143 */
 

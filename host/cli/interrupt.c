@@ -1,7 +1,7 @@
 /*
  * interrupt.c: signals while something long runs.
  *
- * What lives here: the first SIGINT or SIGTERM asks the merge to stop (what is done stays done), the second ends the
+ * What lives here: the first SIGINT or SIGTERM asks what runs to stop (what is done stays done), the second ends the
  * process at once. What it must not know: what is running.
  */
 #include "cli/cli.h"
@@ -36,7 +36,8 @@ static void on_signal(int number)
 {
     caught = number;
     leave_on_signals(); /* whichever comes second */
-    wm_merge_cancel(running);
+    if (running)
+        wm_merge_cancel(running);
 }
 
 void interrupt_begin(struct wm_merge *merge)
@@ -56,6 +57,11 @@ void interrupt_end(void)
 {
     running = NULL;
     leave_on_signals();
+}
+
+bool interrupt_came(void)
+{
+    return caught != 0;
 }
 
 int interrupt_exit_code(void)

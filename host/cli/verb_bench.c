@@ -14,7 +14,7 @@ static int on_step(void *user, const char *what)
         fprintf(stderr, "\r\033[K%s", what);
         s->terminal.line_open = true;
     }
-    return 0;
+    return interrupt_came();
 }
 
 static enum wm_status write_file(const struct wm_bench *bench, enum wm_bench_format format, const char *path,
@@ -43,8 +43,9 @@ static enum wm_status write_file(const struct wm_bench *bench, enum wm_bench_for
 int verb_bench(const struct cli_command *command)
 {
     struct wm_bench_options what = WM_BENCH_OPTIONS_INIT;
-    struct wm_error err = WM_ERROR_INIT;
+    struct wm_error err = WM_ERROR_INIT, stopped;
     struct wm_bench *bench = NULL;
+    enum wm_status status;
     struct session s;
     char *text = NULL;
     int code;
@@ -55,9 +56,18 @@ int verb_bench(const struct cli_command *command)
     what.only = command->only;
     what.on_step = on_step;
     what.user = &s;
-    if (wm_bench_run(&bench, &what, &s.options, &err) != WM_OK ||
-        write_file(bench, WM_BENCH_CSV, command->csv, &err) != WM_OK ||
-        write_file(bench, WM_BENCH_SVG, command->svg, &err) != WM_OK ||
+    interrupt_begin(NULL);
+    status = wm_bench_run(&bench, &what, &s.options, &err);
+    stopped = err;
+    err = (struct wm_error)WM_ERROR_INIT;
+    /* What was measured until a signal came is said all the same, but for the plot. */
+    if (!bench) {
+        terminal_clear_line(&s.terminal);
+        code = session_fail(&s, &stopped);
+        goto out;
+    }
+    if (write_file(bench, WM_BENCH_CSV, command->csv, &err) != WM_OK ||
+        (status == WM_OK && write_file(bench, WM_BENCH_SVG, command->svg, &err) != WM_OK) ||
         wm_bench_report(bench, command->json ? WM_BENCH_JSON : WM_BENCH_TEXT, &text, &err) != WM_OK) {
         terminal_clear_line(&s.terminal);
         code = session_fail(&s, &err);
@@ -65,8 +75,14 @@ int verb_bench(const struct cli_command *command)
     }
     terminal_clear_line(&s.terminal);
     session_print(&s, text);
-    code = session_end(&s);
+    if (status == WM_OK)
+        code = session_end(&s);
+    else if (command->json) /* nothing behind the one object: its "complete" says it */
+        code = session_end(&s) ? wm_exit_code(WM_IO) : interrupt_exit_code();
+    else
+        code = session_fail_with(&s, &stopped, interrupt_exit_code());
 out:
+    interrupt_end();
     wm_bench_free(bench);
     return code;
 }

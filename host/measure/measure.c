@@ -26,8 +26,9 @@ enum { PART_COMBINE = STAT_READY, PART_WHOLE, N_PARTS };
 #define SAMPLE_ELEMS       16384u /* of a tile that a guess's sample looks at (kernels/statistics) */
 #define GROUP_TENSOR_BYTES 4096u
 
-/* From tiny (norms, biases) to the largest embedding; the other types are measured in two sizes. */
-static const uint64_t thorough_sizes[] = {4096, 65536, 1 << 20, 16 << 20, 64 << 20, 256 << 20};
+/* From the largest embedding to norms and biases, what says most first, since time may run out; the other types are measured
+ * in two sizes. */
+static const uint64_t thorough_sizes[] = {256 << 20, 64 << 20, 16 << 20, 1 << 20, 65536, 4096};
 static const uint64_t quick_sizes[] = {4096, 1 << 20, 8 << 20};
 
 static enum wm_status step(struct session *s, const char *what, struct wm_error *err)
@@ -492,8 +493,9 @@ enum wm_status measure_run(struct measure *m, const struct measure_options *opti
     s.device->ops->describe(s.device, m->device);
     TRY(ceilings(&s, err));
     TRY(kernels(&s, err));
-    m->seconds = file_now_seconds() - began;
+    m->complete = true;
 out:
+    m->seconds = file_now_seconds() - began;
     if (s.device)
         s.device->ops->close(s.device);
     free(s.samplers);

@@ -74,8 +74,8 @@ struct measure_row {
 #define MEASURE_DEVICE_BYTES 160
 
 struct measure {
-    bool quick, on_gpu;
-    int n_threads, gpu; /* gpu: its number, where on_gpu */
+    bool quick, on_gpu, complete; /* complete: nobody stopped it */
+    int n_threads, gpu;           /* gpu: its number, where on_gpu */
     char device[MEASURE_DEVICE_BYTES];
     struct measure_ceiling ceilings[MEASURE_MAX_CEILINGS];
     int n_ceilings;

@@ -93,8 +93,10 @@ void measure_json(const struct measure *m, struct text *out)
     text_add(out, "{\n  \"schema\": \"warpmerge-bench\",\n  \"schema_version\": 1,\n  \"version\": \"" WM_VERSION
                   "\",\n  \"device\": ");
     text_add_json(out, m->device);
-    text_addf(out, ",\n  \"gpu\": %s,\n  \"quick\": %s,\n  \"n_threads\": %d,\n  \"seconds\": %.3f,\n",
-              m->on_gpu ? "true" : "false", m->quick ? "true" : "false", m->n_threads, m->seconds);
+    text_addf(out,
+              ",\n  \"gpu\": %s,\n  \"quick\": %s,\n  \"complete\": %s,\n  \"n_threads\": %d,\n  \"seconds\": %.3f,\n",
+              m->on_gpu ? "true" : "false", m->quick ? "true" : "false", m->complete ? "true" : "false", m->n_threads,
+              m->seconds);
     if (m->on_gpu)
         text_addf(out, "  \"device_index\": %d,\n", m->gpu);
     else

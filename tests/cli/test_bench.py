@@ -7,7 +7,10 @@ usage: test_bench.py WARPMERGE none|asan|tsan   (with a sanitizer only a few ker
 import csv
 import json
 import math
+import signal
+import subprocess
 import sys
+import time
 import xml.etree.ElementTree as ElementTree
 
 from harness import check, contains, equal, run, run_tests
@@ -30,6 +33,7 @@ def test_everything(folder):
     j = json.loads(r.stdout)
     equal(j["schema"], "warpmerge-bench")
     equal((j["gpu"], j["quick"], j["device_index"]), (False, True, None))
+    equal(j["complete"], True)
     for key in ("seconds", "copy_bytes_per_second", "peak_operations_per_second", "n_threads"):
         positive(j[key], key)
     ceilings = {c["id"]: c["bytes_per_second"] for c in j["ceilings"]}
@@ -84,6 +88,20 @@ def test_text(_):
     equal(r.returncode, 0, r.stderr)
     contains(r.stdout, "ceilings", "host memory, copy", "not measured", "passthrough", "4.00 KiB", "% copy", "1 threads")
     check("linear" not in r.stdout, r.stdout)
+
+
+def test_stopped(folder):
+    """What was measured until SIGTERM is said, as valid JSON that says that it is not all."""
+    process = subprocess.Popen([sys.argv[1], "bench", "--quick", "--device", "cpu", "--json", "--csv", folder / "b.csv"],
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    time.sleep(1.0)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    equal(process.returncode, 143, err)
+    j = json.loads(out)
+    equal(j["complete"], False)
+    positive(j["seconds"])
+    check((folder / "b.csv").read_text().startswith("kernel,"))
 
 
 def test_refusals(folder):
