@@ -10,6 +10,7 @@
 # measured and met; 1: something was missed; 2: nothing was missed, but something was not measured; 64: wrong usage.
 #
 #   GPU_CHECK_SECONDS=540       all of it; later steps are left out when time is short (default: no limit)
+#   GPU_CHECK_BENCH_SECONDS=200 of them for bench, which takes minutes and says what matters most first
 #   GPU_CHECK_STEPS="a b"       only these: build equality nccl merges large memcheck racecheck synccheck endtoend experts
 #                               bench peer
 #   GPU_CHECK_DEVICE=cpu        a rehearsal without a GPU: the CPU takes its part, and bench is quick

@@ -120,6 +120,17 @@ def test_goals_missed_and_stopped(folder):
     check((folder / "out" / "bench.json").exists())
 
 
+def test_bench_out_of_time(folder):
+    """Stopped by the limit: a part of the rows, and no success."""
+    machine(folder)
+    path = bench_json(folder, complete=False)
+    (folder / "build/gpu/warpmerge").write_text(f"#!/bin/bash\ntrap 'cat {path}; exit 143' TERM\nwhile :; do sleep 0.1; done\n")
+    r, j = go(folder, "bench", GPU_CHECK_SECONDS="61", GPU_CHECK_BENCH_SECONDS="2")
+    equal(r.returncode, 2, r.stdout)
+    v = verdicts(j)
+    equal((v["bench"], v["bench_complete"], v["bench_ties_to_linear"]), ("not measured", "not measured", "met"))
+
+
 def test_no_bench_file(folder):
     machine(folder)
     r, j = go(folder, "endtoend bench", GPU_CHECK_LAYERS="1")
