@@ -7,6 +7,7 @@
 
 #include "base/file.h"
 #include "measure/measure.h"
+#include "plan/plan.h"
 
 #include <sched.h>
 #include <stdlib.h>
@@ -15,9 +16,6 @@
 struct wm_bench {
     struct measure measure;
 };
-
-/* What the engine takes on a GPU where nobody says otherwise (DESIGN section 5). */
-#define GPU_TILE_BYTES ((uint64_t)8 << 20)
 
 #define MAX_REPORT_BYTES ((size_t)64 << 20)
 
@@ -54,7 +52,7 @@ enum wm_status wm_bench_run(struct wm_bench **bench, const struct wm_bench_optio
     }
     measure = (struct measure_options){.quick = asked.quick != 0,
                                        .n_threads = checked.n_threads ? checked.n_threads : processors(),
-                                       .gpu_tile_bytes = GPU_TILE_BYTES,
+                                       .gpu_tile_bytes = PLAN_DEVICE_TILE_BYTES,
                                        .dir = asked.dir,
                                        .only = asked.only,
                                        .on_step = asked.on_step,
