@@ -75,6 +75,7 @@ row() {
     printf '%5d s  %-12s  %-30s %8s %-8s %s\n' "$SECONDS" "$verdict" "$name" "$value" "$unit" "$*"
 }
 
+# shellcheck disable=SC2317 # the steps call it, from a file of their own
 rows_of() { # rows_of NAME COMMAND...: the command prints rows; a step of their own when it cannot
     local step=$1 name verdict value goal unit detail
     shift

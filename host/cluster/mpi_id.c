@@ -232,16 +232,18 @@ static bool broadcast(struct broadcast *b)
     enum family f = b->mpi.family;
     void *request = NULL;
     int provided, done = 0;
+    double pause = LEAST_PAUSE_SECONDS;
     bool well;
 
     if (b->mpi.init_thread(NULL, NULL, mpi_thread_single, &provided) != mpi_success)
         return false;
     well = families[f].return_errors(b->mpi.library) &&
            families[f].broadcast(b->mpi.library, b->bytes, b->n_bytes, &request);
-    for (double pause = LEAST_PAUSE_SECONDS; well && !done; pause = pause < LOOK_SECONDS ? 2 * pause : pause) {
+    while (well && !done) {
         well = families[f].test(b->mpi.library, &request, &done);
         if (!done)
             pause_for(pause);
+        pause = pause < LOOK_SECONDS ? 2 * pause : pause;
     }
     /* Where a rank is missing this thread never gets here or stays here, and nobody waits for it. Where all were only slow
      * it still takes leave: launchers end a job whose processes do not. */

@@ -18,7 +18,7 @@
 /* Below this a launch and two copies cost more than the CPU's work (PCIe latency about 10 us each way). */
 #define CUDA_MIN_ELEMS 65536u
 /* Of cuda_thread's `check`, at least: the largest output of a group's member. */
-#define CUDA_CHECK_BYTES ((size_t)BACKEND_GROUP_MEMBER_ELEMS * sizeof(double))
+#define CUDA_CHECK_BYTES ((size_t)BACKEND_GROUP_MEMBER_ELEMS * 8) /* of the widest type */
 
 struct cuda_memory {
     void *at;
