@@ -11,8 +11,8 @@
 #
 #   GPU_CHECK_SECONDS=540       all of it; later steps are left out when time is short (default: no limit)
 #   GPU_CHECK_BENCH_SECONDS=200 of them for bench, which takes minutes and says what matters most first
-#   GPU_CHECK_STEPS="a b"       only these: build equality nccl merges large memcheck racecheck synccheck endtoend experts
-#                               bench peer
+#   GPU_CHECK_STEPS="a b"       only these: build equality nccl merges together large memcheck racecheck synccheck endtoend
+#                               experts bench peer
 #   GPU_CHECK_DEVICE=cpu        a rehearsal without a GPU: the CPU takes its part, and bench is quick
 #   GPU_CHECK_LAYERS=32         layers of the 8B shape merged end to end (default: as many as fit into the RAM disk)
 #   GPU_CHECK_EXPERT_LAYERS=8   layers of 384 experts each (default: as many as fit, at most 8, or 1 when time is short)
@@ -26,7 +26,7 @@ export PATH=$PATH:/usr/local/cuda/bin
 . "$root/bench/gpu_check_build.sh"
 . "$root/bench/gpu_check_same.sh"
 . "$root/bench/gpu_check_speed.sh"
-all_steps="build equality nccl merges large memcheck racecheck synccheck endtoend experts bench peer"
+all_steps="build equality nccl merges together large memcheck racecheck synccheck endtoend experts bench peer"
 
 case ${1:-} in
 pack)
@@ -156,6 +156,7 @@ wanted memcheck 40 && memcheck
 wanted racecheck 40 && racecheck
 wanted synccheck 20 && synccheck
 wanted merges 30 && step_of merges
+wanted together 30 && step_of together
 wanted large 60 && step_of large
 wanted nccl 20 && run nccl 60 env WM_NCCL_LIBRARY="$(nccl_library)" "$programs/nccl_ranks"
 wanted endtoend 60 && endtoend

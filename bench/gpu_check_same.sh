@@ -9,6 +9,9 @@ config() {
     nuslerp) printf 'merge_method: nuslerp\nparameters: {nuslerp_flatten: false}\nmodels:\n' ;;
     task_arithmetic) printf 'merge_method: task_arithmetic\nbase_model: %s/base\nmodels:\n' "$models" ;;
     mergealign) printf 'merge_method: mergealign\nbase_model: %s/base\nmodels:\n' "$models" ;;
+    ties_global)
+        printf 'merge_method: ties\nbase_model: %s/base\nparameters: {density: 0.5, trim: global}\nmodels:\n' "$models"
+        ;;
     *) printf 'merge_method: %s\nbase_model: %s/base\nparameters: {density: 0.5}\nmodels:\n' "$1" "$models" ;;
     esac
     local n=3 i
@@ -41,7 +44,7 @@ merges() {
     local failed=0 n_same=0 method more
     models=$ram/small
     "$programs/make_checkpoint" tinyllama-1.1b --layers 2 --vocab 8191 --fine-tunes 3 --seed 5 --out "$models" || return 1
-    for method in linear linear3 slerp nuslerp task_arithmetic ties dare_linear dare_ties mergealign; do
+    for method in linear linear3 slerp nuslerp task_arithmetic ties ties_global dare_linear dare_ties mergealign; do
         on_cpu "$method" || return 1
         for more in "" "--tile 256KiB" "--device-memory 256MiB" "--verify-sample 100"; do
             # shellcheck disable=SC2086 # options
@@ -72,6 +75,51 @@ large() {
         if same_bytes "$method" $more; then n_same=$((n_same + 1)); else failed=$((failed + 1)); fi
     done
     echo "$n_same merges of $vocab x 2048 same, $failed different"
+    return $((failed > 0))
+}
+
+pair() { # pair WORDS...: two processes of one merge, each with WORDS, in which %d is its number
+    local word words=() n pids=() failed=0
+    for n in 0 1; do
+        words=()
+        for word in "$@"; do words+=("${word//%d/$n}"); done
+        at_most 100 "$programs/warpmerge" merge "$ram/$method.yml" "$ram/gpu" --device "$device" --no-sync --progress none \
+            --quiet "${words[@]}" &
+        pids+=($!)
+    done
+    for n in "${pids[@]}"; do wait "$n" || failed=1; done
+    return "$failed"
+}
+
+# Several processes on one GPU: ranks, parts that do not speak, and the program as an image starts it: nothing in the
+# environment but what the image sets, and a folder that cannot be written.
+together() {
+    local failed=0 n_same=0 method way
+    models=$ram/small
+    "$programs/make_checkpoint" tinyllama-1.1b --layers 2 --vocab 8191 --fine-tunes 3 --seed 5 --out "$models" || return 1
+    for method in ties ties_global dare_ties; do
+        on_cpu "$method" || return 1
+        for way in ranks parts image; do
+            rm -rf "$ram/gpu"
+            case $way in
+            ranks) pair --rank %d --ranks 2 --job "check-$method" ;;
+            parts)
+                [ "$method" != ties_global ] ||
+                    "$programs/warpmerge" stats "$ram/$method.yml" "$ram/gpu" --device "$device" --quiet >/dev/null
+                pair --part %d/2 --device-memory 2GiB &&
+                    "$programs/warpmerge" finish "$ram/gpu" --no-sync --progress none --quiet
+                ;;
+            image)
+                (cd / && env -i HF_HOME=/data/huggingface LD_LIBRARY_PATH="$LD_LIBRARY_PATH" timeout 100 \
+                    "$programs/warpmerge" merge "$ram/$method.yml" "$ram/gpu" --device "$device" --no-sync --progress none \
+                    --quiet)
+                ;;
+            esac && diff -r "$ram/cpu" "$ram/gpu" && n_same=$((n_same + 1)) && continue
+            echo "DIFFERENT: $method, $way"
+            failed=$((failed + 1))
+        done
+    done
+    echo "ranks and parts on one device, and the image's start: $n_same same, $failed different"
     return $((failed > 0))
 }
 
