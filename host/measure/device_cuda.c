@@ -91,7 +91,7 @@ static enum wm_status gpu_load(struct measure_device *device, struct wm_error *e
     enum wm_status st = WM_OK;
 
     gpu_unload(device);
-    host = malloc((size_t)n_elems * sizeof(float));
+    host = malloc((size_t)n_elems * 4); /* of the widest type that is filled */
     if (!host)
         return error_no_memory(err, "measuring the GPU");
     CUDA(cudaMalloc((void **)&device->tensors.out, (size_t)(n_elems * dtype_bits(device->tensors.dtype) / 8)));
