@@ -9,7 +9,9 @@
 #include "methods/tile.h"
 
 /* Every call is tried up to the first, then one in so many; a sanitizer makes each merge ten times as long. */
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#if defined(__SANITIZE_THREAD__)
+enum { DENSE_CALLS = 1, FAMILY_CALLS = 1, SPARSE_STEP = 3001, RECIPE_STEP = 7 };
+#elif defined(__SANITIZE_ADDRESS__)
 enum { DENSE_CALLS = 4, FAMILY_CALLS = 8, SPARSE_STEP = 301, RECIPE_STEP = 3 };
 #else
 enum { DENSE_CALLS = 60, FAMILY_CALLS = 30, SPARSE_STEP = 53, RECIPE_STEP = 1 };

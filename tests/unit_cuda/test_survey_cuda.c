@@ -15,7 +15,7 @@
 
 /* A sanitizer makes each merge ten times as long: there fewer calls fail. */
 #if defined(__SANITIZE_THREAD__)
-enum { DENSE_STEP = 19, STEP = 23, STOP_STEP = 5 };
+enum { DENSE_STEP = 59, STEP = 97, STOP_STEP = 17 };
 #elif defined(__SANITIZE_ADDRESS__)
 enum { DENSE_STEP = 7, STEP = 11, STOP_STEP = 5 };
 #else
