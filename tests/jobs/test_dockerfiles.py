@@ -148,7 +148,8 @@ def configure_problems(path):
                 for file in dockerfile.context_files(ROOT, word, IGNORE):
                     (source / file).parent.mkdir(parents=True, exist_ok=True)
                     shutil.copy(ROOT / file, source / file)
-        r = subprocess.run(["cmake", "-S", source, "-B", Path(folder, "build"), "-DWM_TESTS=OFF", "-DWM_CUDA=OFF"],
+        r = subprocess.run(["cmake", "-S", source, "-B", Path(folder, "build"), "-G", "Ninja", "-DWM_TESTS=OFF",
+                            "-DWM_CUDA=OFF"],
                            capture_output=True, text=True)
         return [f"{path.name}: {r.stderr.strip()}"] if r.returncode else []
 
