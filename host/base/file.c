@@ -25,6 +25,23 @@ static bool fault(enum file_call call, const char *path)
     return code != 0;
 }
 
+/* What the clients of network file systems say when theirs does not answer, or no longer knows the file. */
+static bool is_lost_server(int code)
+{
+    switch (code) {
+    case ENOTCONN:
+    case ECONNABORTED:
+    case ECONNRESET:
+    case ETIMEDOUT:
+    case EHOSTDOWN:
+    case EHOSTUNREACH:
+    case ENETUNREACH:
+    case ENETDOWN:
+    case ESTALE: return true;
+    default: return false;
+    }
+}
+
 static enum wm_status status_of(int code, enum wm_status otherwise)
 {
     switch (code) {
@@ -36,17 +53,8 @@ static enum wm_status status_of(int code, enum wm_status otherwise)
     case EROFS: return WM_CANT_CREATE;
     case EMFILE:
     case ENFILE:
-    case ENOMEM:
-    case ENOTCONN:
-    case ECONNABORTED:
-    case ECONNRESET:
-    case ETIMEDOUT:
-    case EHOSTDOWN:
-    case EHOSTUNREACH:
-    case ENETUNREACH:
-    case ENETDOWN:
-    case ESTALE: return WM_TEMPORARY;
-    default: return otherwise;
+    case ENOMEM: return WM_TEMPORARY;
+    default: return is_lost_server(code) ? WM_TEMPORARY : otherwise;
     }
 }
 
@@ -62,15 +70,9 @@ static const char *remedy_of(int code)
     case EMFILE:
     case ENFILE: return "raise the limit on open files (ulimit -n)";
     case EIO: return "the storage reported a fault; check it (dmesg), then run the same command again";
-    case ENOTCONN:
-    case ECONNABORTED:
-    case ECONNRESET:
-    case ETIMEDOUT:
-    case EHOSTDOWN:
-    case EHOSTUNREACH:
-    case ENETUNREACH:
-    case ENETDOWN: return "the file server was lost; mount it again, then run the same command again";
-    default: return "then run the same command again";
+    default:
+        return is_lost_server(code) ? "the file server was lost; mount it again, then run the same command again"
+                                    : "then run the same command again";
     }
 }
 

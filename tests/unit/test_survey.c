@@ -3,7 +3,7 @@
 #include "engine/survey.h"
 
 #include "base/file.h"
-#include "support/merge_cases.h"
+#include "survey_case.h"
 
 #include <errno.h>
 #include <setjmp.h>
@@ -21,28 +21,6 @@ enum { UNDER_TSAN = 1 };
 #else
 enum { UNDER_TSAN = 0 };
 #endif
-
-static const char recipe[] =
-    "merge_method: ties\nbase_model: '%0'\nparameters: {trim: global, weight: 1, density: 0.2}\n"
-    "models:\n- {model: '%1'}\n- {model: '%2', parameters: {density: 0.61}}\n"
-    "- {model: '%3'}\n";
-
-static struct wm_options quick(void)
-{
-    struct wm_options o = WM_OPTIONS_INIT;
-
-    o.sync = 0;
-    o.n_threads = 2;
-    o.tile_bytes = 64 << 10;
-    return o;
-}
-
-static void begin(struct fixture *f)
-{
-    fixture_init(f);
-    merge_cases_write_models(f);
-    merge_cases_write_config(f, "c.yml", recipe);
-}
 
 /* ---- through the public API ------------------------------------------------------------------------------------- */
 
