@@ -53,6 +53,21 @@ static __device__ inline float any_value(const ARGS &a, int m, float b, float x,
     return task_vector_value(kept, model.scale, weight);
 }
 
+/* The value of a model joins the sum if its sign is the elected one. */
+static __device__ inline void vote_add(const device_model &model, float value, uint32_t vote, float *mixed,
+                                       float *divisor)
+{
+    if (task_vector_agreement(value, vote) > 0.0f) {
+        *mixed = *mixed + value;
+        *divisor = *divisor + model.weight;
+    }
+}
+
+static __device__ inline float vote_result(const device_op_head &a, float mixed, float divisor)
+{
+    return a.normalize ? mixed / task_vector_vote_divisor(divisor) : mixed;
+}
+
 template <class ELEMS, class ARGS>
 static __device__ inline float any_vote(const ARGS &a, size_t i, float b, float total)
 {
@@ -61,13 +76,9 @@ static __device__ inline float any_vote(const ARGS &a, size_t i, float b, float 
 #pragma unroll 1
     for (int m = 0; m < a.n_models; m++) {
         float x = load_elem_any(a.models[m].x, single<ELEMS>::dtype(a.models[m].dtype), i).value;
-        float value = any_value<ELEMS>(a, m, b, x, a.first_elem + i);
-        if (!(task_vector_agreement(value, vote) > 0.0f))
-            continue;
-        mixed = mixed + value;
-        divisor = divisor + a.models[m].weight;
+        vote_add(a.models[m], any_value<ELEMS>(a, m, b, x, a.first_elem + i), vote, &mixed, &divisor);
     }
-    return a.normalize ? mixed / task_vector_vote_divisor(divisor) : mixed;
+    return vote_result(a, mixed, divisor);
 }
 
 static __device__ inline void report_bad(struct device_bad *bad, uint64_t element)

@@ -53,17 +53,26 @@ static __device__ inline float fused_value(const device_model &model, const fuse
     return task_vector_value(task_vector_keep_random(kept, draw, model.keep_below), model.scale, model.weight);
 }
 
+/* The term of a model. */
+template <int KIND>
+static __device__ inline float fused_term(const device_model &model, const fused_keep &keep, float x, float b, int j,
+                                          float *poison)
+{
+    if (KIND == FUSED_LINEAR)
+        return linear_term(model.weight, x);
+    float delta = task_vector_delta(x, b);
+    *poison = fmaf(delta, 0.0f, *poison);
+    return fused_value<KIND>(model, keep, delta, j);
+}
+
 template <int N> static __device__ inline float fused_vote(const combine_args &a, const float (&value)[N], float total)
 {
     const uint32_t vote = task_vector_vote(total, a.plus_from);
     float mixed = 0.0f, divisor = 0.0f;
 #pragma unroll
     for (int m = 0; m < N; m++)
-        if (task_vector_agreement(value[m], vote) > 0.0f) {
-            mixed = mixed + value[m];
-            divisor = divisor + a.models[m].weight;
-        }
-    return a.normalize ? mixed / task_vector_vote_divisor(divisor) : mixed;
+        vote_add(a.models[m], value[m], vote, &mixed, &divisor);
+    return vote_result(a, mixed, divisor);
 }
 
 template <class ELEMS, int KIND, int N>
@@ -103,14 +112,7 @@ static __global__ void __launch_bounds__(COMBINE_THREADS, FUSED_BLOCKS(N))
             float value[N], sum = a.zero, b = KIND != FUSED_LINEAR ? ELEMS::get(base, j) : 0.0f;
 #pragma unroll
             for (int m = 0; m < N; m++) {
-                float elem = ELEMS::get(x[m], j);
-                if (KIND == FUSED_LINEAR) {
-                    value[m] = linear_term(a.models[m].weight, elem);
-                } else {
-                    float delta = task_vector_delta(elem, b);
-                    poison = fmaf(delta, 0.0f, poison);
-                    value[m] = fused_value<KIND>(a.models[m], keep[m], delta, j);
-                }
+                value[m] = fused_term<KIND>(a.models[m], keep[m], ELEMS::get(x[m], j), b, j, &poison);
                 sum = sum + value[m];
             }
             if (KIND == FUSED_PLAIN_VOTE || KIND == FUSED_MASKED_VOTE)
