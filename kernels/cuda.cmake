@@ -9,9 +9,10 @@ set(WM_CUDA "AUTO" CACHE STRING "CUDA kernels: AUTO, ON or OFF")
 set(WM_CUDA_ARCHS "90" CACHE STRING "compute capabilities to compile for, as in CMAKE_CUDA_ARCHITECTURES")
 # The kernels, and the C around them. Tests compile both without a toolkit as well.
 set(CUDA_SOURCES kernels/elementwise/combine_group.cu kernels/elementwise/elementwise.cu
-  kernels/elementwise/elementwise_mixed.cu kernels/statistics/gram.cu kernels/statistics/gram_vectors.cu
-  kernels/statistics/group.cu kernels/statistics/l1.cu kernels/statistics/model_signs.cu
-  kernels/statistics/select_chain.cu kernels/statistics/select_kth.cu kernels/statistics/select_small.cu)
+  kernels/elementwise/elementwise_mixed.cu kernels/elementwise/elementwise_wide.cu kernels/statistics/gram.cu
+  kernels/statistics/gram_vectors.cu kernels/statistics/group.cu kernels/statistics/l1.cu
+  kernels/statistics/model_signs.cu kernels/statistics/select_chain.cu kernels/statistics/select_kth.cu
+  kernels/statistics/select_small.cu)
 set(CUDA_C_SOURCES kernels/statistics/device_check.c kernels/statistics/device_statistics.c)
 set(CUDA_BACKEND_SOURCES host/engine/backend_cuda.c host/engine/backend_cuda_check.c
   host/engine/backend_cuda_groups.c host/engine/backend_cuda_model.c host/engine/backend_cuda_select.c

@@ -3,8 +3,8 @@
  *
  * What lives here: the kernel for aligned inputs and up to eight models, one instantiation per kind of operation, number of
  * models and element type (or mixed_elems), and the choice among those of one type. Its instantiations are spread over
- * elementwise.cu and elementwise_mixed.cu, which compile side by side: nvcc takes minutes. What it must not know: tiles,
- * streams.
+ * elementwise.cu and elementwise_mixed.cu, which compile side by side: nvcc takes minutes. What a kernel knows of a model is
+ * shared with elementwise_wide.cu, which takes more of them. What it must not know: tiles, streams.
  */
 #ifndef WM_KERNELS_COMBINE_FUSED_CUH
 #define WM_KERNELS_COMBINE_FUSED_CUH
@@ -14,6 +14,9 @@
 #define COMBINE_THREADS 256
 /* Blocks that a multiprocessor must hold: room for 64, 80 or 128 registers a thread, enough for none to spill. */
 #define FUSED_BLOCKS(n_models) ((n_models) <= 2 ? 4 : (n_models) <= 4 ? 3 : 2)
+
+/* More models than these have a kernel whose number is not known at compile time. */
+#define FUSED_MAX_MODELS 8
 
 typedef device_op_of<METHOD_MAX_MODELS> combine_args;
 static_assert(sizeof(combine_args) <= 4096, "arguments of a kernel");
@@ -157,5 +160,7 @@ template <class ELEMS, int KIND> static combine_function choose_many(int n_model
 
 /* Of elementwise_mixed.cu. NULL: too many models. */
 combine_function choose_mixed(enum fused_kind kind, int n_models);
+/* Of elementwise_wide.cu, for any number of models. dtype: that of all inputs and the output, or READ_MIXED. */
+combine_function choose_wide(enum fused_kind kind, int dtype);
 
 #endif

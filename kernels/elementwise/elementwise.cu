@@ -5,18 +5,19 @@
  *             TASK_VECTOR  r = b + lambda * (sum_m agree_m * w_m * s_m * keep_m * (x_m - b)) [/ divisor]
  *             one fp32 operation at a time (linear_math.h, task_vector_math.h), one rounding to the output type
  * shapes      any number of elements at any address; 0..64 models; F32, F16, BF16 and F64, mixed as they come
- * launch      one thread a group of eight elements (combine_kernel) or a single element (combine_any_kernel), blocks of
- *             256, no shared memory
+ * launch      one thread a group of eight elements (combine_kernel, combine_wide_kernel) or a single element
+ *             (combine_any_kernel), blocks of 256, no shared memory
  * bytes       width of each input read once and of the output written once, per element (a vote over more than eight
  *             models reads inputs twice, the second time from a cache)
  * reduction   none across elements; models are added left to right
  * limits      none
  * measured    not measured yet: no GPU run so far
  *
- * Three ways through. combine_kernel of one type for all inputs and the output: aligned, up to eight models, everything in
+ * Four ways through. combine_kernel of one type for all inputs and the output: aligned, up to eight models, everything in
  * registers, all loads of a group in flight at once. combine_kernel of mixed_elems: the same with the types of F32, F16 and
- * BF16 known at run time, at the price of some branches that are uniform in a block. combine_any: one element at a time
- * with every choice at run time; it is the whole kernel for all other operations and the rare way of combine_kernel for
+ * BF16 known at run time, at the price of some branches that are uniform in a block. combine_wide_kernel, of
+ * elementwise_wide.cu: aligned, more than eight models, a few of them in registers at a time. combine_any: one element at a
+ * time with every choice at run time; it is the whole kernel for all other operations and the rare way of the others for
  * groups at the end of a tile, across a tie index, or with a value that is not finite. All give the same bits.
  */
 #include "common/launch.cuh"
@@ -35,6 +36,8 @@ static __global__ void __launch_bounds__(COMBINE_THREADS) combine_any_kernel(con
 
 template <int KIND> static combine_function choose_elems(int dtype, int n_models)
 {
+    if (n_models > FUSED_MAX_MODELS)
+        return choose_wide(static_cast<enum fused_kind>(KIND), dtype);
     combine_function one_type = dtype == WM_BF16  ? choose_many<bf16_elems, KIND>(n_models)
                                 : dtype == WM_F16 ? choose_few<f16_elems, KIND>(n_models)
                                 : dtype == WM_F32 ? choose_few<f32_elems, KIND>(n_models)

@@ -117,9 +117,20 @@ static const struct dtype_case {
 };
 enum { N_DTYPE_CASES = sizeof dtype_cases / sizeof dtype_cases[0] };
 
-enum pattern { NORMAL, NO_CHANGE, CONSTANT, ONE_HUGE, SORTED, NOT_FINITE, OVERFLOW, N_PATTERNS };
+/* Those from N_PATTERNS on only where they are asked for by name. */
+enum pattern { NORMAL, NO_CHANGE, CONSTANT, ONE_HUGE, SORTED, NOT_FINITE, OVERFLOW, N_PATTERNS, ZEROS = N_PATTERNS };
 UNUSED_OK static const char *const pattern_names[] = {"normal", "no change",  "constant delta", "one huge delta",
-                                                      "sorted", "not finite", "overflow"};
+                                                      "sorted", "not finite", "overflow",       "zeros of both signs"};
+
+UNUSED_OK static void *new_base(enum pattern pattern, size_t n, enum wm_dtype dtype)
+{
+    void *data = new_weights(n, dtype, 1);
+    if (pattern == NOT_FINITE && n > 20)
+        ref_store(data, dtype, 20, INFINITY);
+    for (size_t i = 0; i < n && pattern == ZEROS; i += 2)
+        ref_store(data, dtype, i, -0.0f);
+    return data;
+}
 
 UNUSED_OK static void *new_model(enum pattern pattern, const void *base, enum wm_dtype base_dtype, size_t n,
                                  enum wm_dtype dtype, int m)
@@ -132,6 +143,8 @@ UNUSED_OK static void *new_model(enum pattern pattern, const void *base, enum wm
             ref_store(data, dtype, i, (float)i * 1.1e-7f);
         else if (pattern == OVERFLOW)
             ref_store(data, dtype, i, i % 5 == 0 ? 3e38f : -6e4f);
+        else if (pattern == ZEROS && i % 4 < 2)
+            ref_store(data, dtype, i, -0.0f);
     if (n > 0 && pattern == ONE_HUGE)
         ref_store(data, dtype, n / 2, 4e4f);
     if (pattern == NOT_FINITE)

@@ -297,11 +297,9 @@ static void check_gram(const struct method_case *c, const struct shape *shape, c
     }
     device_op = cpu_op;
     struct merge_tile arrays = {.n_elems = n, .out_dtype = types->out};
-    void *owned[TILE_MAX_INPUTS + 1], *base = new_weights(n, types->base, 1);
+    void *owned[TILE_MAX_INPUTS + 1], *base = new_base(pattern, n, types->base);
     int n_owned = 0;
     owned[n_owned++] = base;
-    if (pattern == NOT_FINITE && n > 20)
-        ref_store(base, types->base, 20, INFINITY);
     if (c->has_base) {
         arrays.in[0] = base;
         arrays.in_dtype[0] = types->base;
@@ -511,6 +509,33 @@ static void test_model_counts(void **state)
             }
 }
 
+/* More models than a kernel has a version for: batches that are full and not, tiles that do not start at 0, tails. */
+static void test_many_models(void **state)
+{
+    static const struct method_case cases[] = {
+        {"linear", 0, false, {GLOBAL("weight", 0.3), {"weight", -0.7, 5}}},
+        {"linear", 0, false, {GLOBAL("weight", 0.2), GLOBAL("normalize", 0.0)}},
+        {"task_arithmetic", 0, true, {GLOBAL("weight", -0.1), GLOBAL("normalize", 1.0), GLOBAL("lambda", 0.7)}},
+        {"ties", 0, true, {GLOBAL("weight", 0.3), GLOBAL("density", 0.4), {"weight", -0.9, 2}, {"density", 1.0, 7}}},
+        {"ties", 0, true, {GLOBAL("weight", -0.3), GLOBAL("density", 0.7), GLOBAL("normalize", 0.0)}},
+        {"dare_linear", 0, true, {GLOBAL("weight", 0.3), GLOBAL("density", 0.2), {"density", 0.0, 4}}},
+        {"dare_ties", 0, true, {GLOBAL("weight", 0.3), GLOBAL("density", 0.6), {"weight", -0.9, 8}}},
+    };
+    static const int counts[] = {9, 16, 33, METHOD_MAX_MODELS};
+    static const enum pattern patterns[] = {NORMAL, NOT_FINITE, CONSTANT, OVERFLOW, ZEROS};
+    static const size_t types[] = {0, 1, 2, 4, 6, 7, 8}; /* those that have no F64 */
+    static const struct shape one_tile = {1, 701, CHUNK, false}, two_tiles = {1, CHUNK + 701, CHUNK, false};
+    size_t turn = 0;
+    (void)state;
+    for (size_t c = 0; c < sizeof cases / sizeof cases[0]; c++)
+        for (size_t i = 0; i < sizeof counts / sizeof counts[0]; i++)
+            for (size_t t = 0; t < sizeof types / sizeof types[0]; t++, turn++) {
+                struct method_case with = cases[c];
+                with.n_models = counts[i];
+                check(&with, turn % 4 == 0 ? &two_tiles : &one_tile, &dtype_cases[types[t]], 0, patterns[turn % 5]);
+            }
+}
+
 /* Every path at every alignment. */
 static void test_alignments(void **state)
 {
@@ -531,7 +556,7 @@ int main(void)
         cmocka_unit_test(test_large_tile),   cmocka_unit_test(test_model_counts),
         cmocka_unit_test(test_alignments),   cmocka_unit_test(test_tile_tails),
         cmocka_unit_test(test_speculation),  cmocka_unit_test(test_small_vectors),
-        cmocka_unit_test(test_gram_of_many),
+        cmocka_unit_test(test_gram_of_many), cmocka_unit_test(test_many_models),
     };
     int n_devices = 0;
     if (cudaGetDeviceCount(&n_devices) != cudaSuccess || n_devices == 0) {
