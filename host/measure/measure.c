@@ -151,6 +151,30 @@ static void pass_work(const struct measure_device *device, const struct merge_op
     }
 }
 
+/* Every statistics pass of a tensor. seconds[PART_WHOLE]: also of what the host does between them. */
+static enum wm_status tensor_passes(struct session *s, struct merge_op *op, struct statistics *statistics, bool cold,
+                                    int n_repeats, double seconds[N_PARTS], struct measure_row *parts,
+                                    struct wm_error *err)
+{
+    const struct measure_device_ops *ops = s->device->ops;
+    enum wm_status st = WM_OK;
+
+    while (statistics_pass(statistics) != STAT_READY) {
+        enum stat_pass pass = statistics_pass(statistics);
+        double began, in_kernels = 0, after = 0;
+        pass_work(s->device, op, statistics, &parts[pass]);
+        if (cold)
+            TRY(ops->flush(s->device, err));
+        TRY(ops->pass(s->device, op, statistics, n_repeats, &in_kernels, &after, err));
+        seconds[pass] += in_kernels;
+        began = file_now_seconds();
+        statistics_finish_pass(statistics, op);
+        seconds[PART_WHOLE] += in_kernels + after + file_now_seconds() - began;
+    }
+out:
+    return st;
+}
+
 /* Every pass of a tensor and its merge once, `n_repeats` times each. seconds: of one of them; 0: there is no such part. What
  * each part moves and computes goes to `parts`. */
 static enum wm_status all_parts(struct session *s, const struct measure_case *c, bool cold, int n_repeats,
@@ -160,7 +184,6 @@ static enum wm_status all_parts(struct session *s, const struct measure_case *c,
     uint64_t n_elems = parts[PART_COMBINE].n_elems, n_left;
     struct statistics *statistics = NULL;
     struct merge_op op;
-    double whole = 0;
     enum wm_status st;
 
     memset(seconds, 0, N_PARTS * sizeof *seconds);
@@ -179,18 +202,7 @@ static enum wm_status all_parts(struct session *s, const struct measure_case *c,
             statistics_speculate(statistics);
         if (ops->repeats)
             statistics_avoid_repeats(statistics); /* a GPU counts all bins: bets on samples are the CPU's */
-    }
-    while (statistics && statistics_pass(statistics) != STAT_READY) {
-        enum stat_pass pass = statistics_pass(statistics);
-        double began, in_kernels = 0, after = 0;
-        pass_work(s->device, &op, statistics, &parts[pass]);
-        if (cold)
-            TRY(ops->flush(s->device, err));
-        TRY(ops->pass(s->device, &op, statistics, n_repeats, &in_kernels, &after, err));
-        seconds[pass] += in_kernels;
-        began = file_now_seconds();
-        statistics_finish_pass(statistics, &op);
-        whole += in_kernels + after + file_now_seconds() - began;
+        TRY(tensor_passes(s, &op, statistics, cold, n_repeats, seconds, parts, err));
     }
     n_left = elements_left(&op, statistics, s->device->tile_elems);
     parts[PART_COMBINE].n_operations = measure_operations(&op, STAT_READY) * (double)n_left;
@@ -202,7 +214,7 @@ static enum wm_status all_parts(struct session *s, const struct measure_case *c,
         TRY(ops->combine(s->device, &op, statistics, n_repeats, &seconds[PART_COMBINE], err));
     }
     if (statistics)
-        seconds[PART_WHOLE] = whole + seconds[PART_COMBINE];
+        seconds[PART_WHOLE] += seconds[PART_COMBINE];
     for (int p = 0; statistics && p < PART_WHOLE; p++) {
         parts[PART_WHOLE].n_bytes += parts[p].n_bytes;
         parts[PART_WHOLE].n_operations += parts[p].n_operations;
