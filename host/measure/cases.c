@@ -13,7 +13,8 @@
 #include <stdio.h>
 #include <string.h>
 
-#define ROW_ELEMS 2048
+#define ROW_ELEMS   2048
+#define TRIM_GLOBAL 1 /* as the parameter of ties has it */
 
 static const struct measure_case cases[] = {
     {.kernel = "passthrough", "passthrough", 1, .group = true},
@@ -44,6 +45,13 @@ static const struct measure_case cases[] = {
     {.kernel = "ties, 3 models, density 0.2", "ties", 3, true, {{"density", 0.2}}},
     {.kernel = "ties, 3 models, 0.5, l1 rescale", "ties", 3, true, {{"density", 0.5}, {"rescale", RESCALE_L1}}},
     {.kernel = "ties, 3 models, mixed types", "ties", 3, true, {{"density", 0.5}}, .mixed = true},
+    {.kernel = "ties, 3 models, trim global", "ties", 3, true, {{"density", 0.5}, {"trim", TRIM_GLOBAL}}},
+    {.kernel = "ties, 3 models, trim global, mixed",
+     "ties",
+     3,
+     true,
+     {{"density", 0.5}, {"trim", TRIM_GLOBAL}},
+     .mixed = true},
     {.kernel = "ties, 8 models, density 0.5", "ties", 8, true, {{"density", 0.5}}},
     {.kernel = "ties, 16 models, density 0.5", "ties", 16, true, {{"density", 0.5}}},
     {.kernel = "dare_ties, 2 models, density 0.5", "dare_ties", 2, true, {{"density", 0.5}}},
@@ -155,6 +163,17 @@ const char *measure_pass_name(enum stat_pass pass)
     return "combine";
 }
 
+const char *measure_model_pass_name(enum model_pass pass)
+{
+    switch (pass) {
+    case MODEL_COARSE: return "model coarse";
+    case MODEL_FINE: return "model fine";
+    case MODEL_SIGNS: return "model signs";
+    case MODEL_READY: break;
+    }
+    return "combine";
+}
+
 /* From the formulas, widening and rounding not counted. Deltas are one subtraction; a k-th magnitude pass compares. */
 double measure_operations(const struct merge_op *op, enum stat_pass pass)
 {
@@ -181,6 +200,18 @@ double measure_operations(const struct merge_op *op, enum stat_pass pass)
     if (op->consensus)
         operations += 3.0 * n; /* vote, agreement, sum of agreeing weights */
     return operations + op->normalize;
+}
+
+/* Subtraction and comparison; SIGNS adds the values up as the combine does, and compares the sum twice. */
+double measure_model_operations(const struct merge_op *op, enum model_pass pass)
+{
+    double operations = 3.0 * op->n_models + 2; /* subtraction, weight, sum */
+
+    if (pass != MODEL_SIGNS)
+        return 2.0 * op->n_models;
+    for (int m = 0; m < op->n_models; m++)
+        operations += (op->models[m].keep != KEEP_ALL) + (op->models[m].scale != 1.0f);
+    return operations;
 }
 
 /* ---- values ------------------------------------------------------------------------------------------------- */

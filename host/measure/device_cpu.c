@@ -25,7 +25,8 @@ struct cpu {
     char *flush_memory;
     /* of the pass that runs */
     const struct merge_op *op;
-    struct statistics *s; /* NULL: combine */
+    struct statistics *s;        /* NULL: combine */
+    struct model_statistics *ms; /* NULL: no pass over a model */
     uint64_t next_tile;
     struct measure_group *group;
     bool failed; /* out of memory */
@@ -151,8 +152,10 @@ static void run_share(void *user, int worker)
         uint64_t index = __atomic_fetch_add(&c->next_tile, 1, __ATOMIC_RELAXED);
         if (index >= n_tiles)
             return;
-        measure_tile(&tile, &c->device, c->op, index, pass == STAT_READY || pass == STAT_KTH_GUESS);
-        if (pass == STAT_READY) {
+        measure_tile(&tile, &c->device, c->op, index, !c->ms && (pass == STAT_READY || pass == STAT_KTH_GUESS));
+        if (c->ms) {
+            cpu_model_statistics_tile(c->op, c->ms, &tile, c->scratch[worker]);
+        } else if (pass == STAT_READY) {
             if (!c->s || !statistics_tile_stands(c->s, tile.index))
                 cpu_combine_tile(c->op, c->s, &tile, c->scratch[worker], &report);
         } else if (!statistics_needs_tile(c->s, tile.index)) {
@@ -205,6 +208,23 @@ static enum wm_status cpu_pass(struct measure_device *device, const struct merge
     (void)n_repeats;
     (void)err;
     run((struct cpu *)device, op, s);
+    *after = 0;
+    *seconds = file_now_seconds() - began;
+    return WM_OK;
+}
+
+static enum wm_status cpu_model_pass(struct measure_device *device, const struct merge_op *op,
+                                     struct model_statistics *ms, int n_repeats, double *seconds, double *after,
+                                     struct wm_error *err)
+{
+    struct cpu *c = (struct cpu *)device;
+    double began = file_now_seconds();
+
+    (void)n_repeats;
+    (void)err;
+    c->ms = ms;
+    run(c, op, NULL);
+    c->ms = NULL;
     *after = 0;
     *seconds = file_now_seconds() - began;
     return WM_OK;
@@ -286,6 +306,7 @@ static const struct measure_device_ops cpu_ops = {.describe = cpu_describe,
                                                   .flush = cpu_flush,
                                                   .combine = cpu_combine,
                                                   .pass = cpu_pass,
+                                                  .model_pass = cpu_model_pass,
                                                   .group = cpu_group,
                                                   .ceilings = cpu_ceilings,
                                                   .close = cpu_close};

@@ -321,6 +321,39 @@ out:
     return st;
 }
 
+static enum wm_status gpu_model_pass(struct measure_device *device, const struct merge_op *op,
+                                     struct model_statistics *ms, int n_repeats, double *seconds, double *after,
+                                     struct wm_error *err)
+{
+    struct gpu *g = (struct gpu *)device;
+    struct merge_tile tile;
+    size_t n_counts, n_bytes;
+    double kernels_ended;
+    enum wm_status st = WM_OK;
+
+    (void)model_statistics_counts(ms, &n_counts);
+    n_bytes = n_counts * sizeof(uint64_t);
+    TRY(room_for_results(g, n_bytes, err));
+    CUDA(cudaEventRecord(g->began, g->stream));
+    for (int repeat = 0; repeat < n_repeats; repeat++) {
+        CUDA(cudaMemsetAsync(g->results, 0, n_bytes, g->stream));
+        for (uint64_t i = 0; i < n_tiles(g); i++) {
+            measure_tile(&tile, device, op, i, false);
+            CUDA(device_model_launch(op, ms, &tile, (uint64_t *)(void *)g->results, g->stream));
+        }
+    }
+    CUDA(cudaEventRecord(g->ended, g->stream));
+    CUDA(cudaMemcpyAsync(g->host_results, g->results, n_bytes, cudaMemcpyDeviceToHost, g->stream));
+    TRY(elapsed(g, seconds, err));
+    *seconds /= n_repeats;
+    kernels_ended = file_now_seconds();
+    CUDA(cudaStreamSynchronize(g->stream));
+    model_statistics_add_counts(ms, 0, (const uint64_t *)(const void *)g->host_results, n_counts);
+    *after = file_now_seconds() - kernels_ended;
+out:
+    return st;
+}
+
 /* ---- groups ------------------------------------------------------------------------------------------------- */
 
 /* Rounds over one group of at most DEVICE_GROUP_TENSORS tensors, as the engine's backend runs them. */
@@ -505,6 +538,7 @@ static const struct measure_device_ops gpu_ops = {.describe = gpu_describe,
                                                   .flush = gpu_flush,
                                                   .combine = gpu_combine,
                                                   .pass = gpu_pass,
+                                                  .model_pass = gpu_model_pass,
                                                   .repeats = true,
                                                   .searches = true,
                                                   .group = gpu_group,

@@ -21,7 +21,8 @@ struct session {
     struct sampler *samplers; /* [N_PARTS] */
 };
 
-enum { PART_COMBINE = STAT_READY, PART_WHOLE, N_PARTS };
+/* The first are the passes of a tensor by their numbers, then those of a model by theirs. */
+enum { PART_MODEL = STAT_READY, PART_COMBINE = PART_MODEL + MODEL_READY, PART_WHOLE, N_PARTS };
 
 #define SAMPLE_ELEMS       16384u /* of a tile that a guess's sample looks at (kernels/statistics) */
 #define GROUP_TENSOR_BYTES 4096u
@@ -175,6 +176,54 @@ out:
     return st;
 }
 
+/* Of the passes over a model, what one reads and computes: SIGNS looks at models that are not trimmed as well. */
+static void model_pass_work(const struct measure_device *device, const struct merge_op *op,
+                            const struct model_statistics *ms, struct measure_row *row)
+{
+    uint64_t n_bytes = dtype_bits(device->tensors.in_dtype[0]) / 8;
+
+    for (int m = 0; m < op->n_models; m++)
+        if (ms->pass == MODEL_SIGNS || ms->search_of[op->models[m].index] >= 0)
+            n_bytes += dtype_bits(device->tensors.in_dtype[m + 1]) / 8;
+    row->n_bytes += n_bytes * op->n_elems;
+    row->n_operations += measure_model_operations(op, ms->pass) * (double)op->n_elems;
+}
+
+/* The passes over a model of which this tensor is all there is. */
+static enum wm_status model_passes(struct session *s, struct merge_op *op, bool cold, int n_repeats,
+                                   double seconds[N_PARTS], struct measure_row *parts, struct wm_error *err)
+{
+    const struct measure_device_ops *ops = s->device->ops;
+    struct model_statistics ms;
+    char message[256];
+    enum wm_status st = WM_OK;
+
+    model_statistics_init(&ms);
+    if (model_statistics_add(&ms, op, message) != WM_OK || !model_statistics_begin(&ms)) {
+        st = error_no_memory(err, "measuring kernels");
+        goto out;
+    }
+    while (ms.pass != MODEL_READY) {
+        int part = PART_MODEL + (int)ms.pass;
+        double began, in_kernels = 0, after = 0;
+        model_pass_work(s->device, op, &ms, &parts[part]);
+        if (cold)
+            TRY(ops->flush(s->device, err));
+        TRY(ops->model_pass(s->device, op, &ms, n_repeats, &in_kernels, &after, err));
+        seconds[part] += in_kernels;
+        began = file_now_seconds();
+        if (!model_statistics_finish_pass(&ms)) {
+            st = error_set(err, WM_BUG, "measuring %s: it did not count every element", parts[part].kernel);
+            goto out;
+        }
+        seconds[PART_WHOLE] += in_kernels + after + file_now_seconds() - began;
+    }
+    model_thresholds_apply(&ms.result, op);
+out:
+    model_statistics_release(&ms);
+    return st;
+}
+
 /* Every pass of a tensor and its merge once, `n_repeats` times each. seconds: of one of them; 0: there is no such part. What
  * each part moves and computes goes to `parts`. */
 static enum wm_status all_parts(struct session *s, const struct measure_case *c, bool cold, int n_repeats,
@@ -204,6 +253,8 @@ static enum wm_status all_parts(struct session *s, const struct measure_case *c,
             statistics_avoid_repeats(statistics); /* a GPU counts all bins: bets on samples are the CPU's */
         TRY(tensor_passes(s, &op, statistics, cold, n_repeats, seconds, parts, err));
     }
+    if (op.model_statistics)
+        TRY(model_passes(s, &op, cold, n_repeats, seconds, parts, err));
     n_left = elements_left(&op, statistics, s->device->tile_elems);
     parts[PART_COMBINE].n_operations = measure_operations(&op, STAT_READY) * (double)n_left;
     parts[PART_COMBINE].n_bytes =
@@ -213,9 +264,9 @@ static enum wm_status all_parts(struct session *s, const struct measure_case *c,
             TRY(ops->flush(s->device, err));
         TRY(ops->combine(s->device, &op, statistics, n_repeats, &seconds[PART_COMBINE], err));
     }
-    if (statistics)
+    if (statistics || op.model_statistics)
         seconds[PART_WHOLE] += seconds[PART_COMBINE];
-    for (int p = 0; statistics && p < PART_WHOLE; p++) {
+    for (int p = 0; p < PART_WHOLE; p++) {
         parts[PART_WHOLE].n_bytes += parts[p].n_bytes;
         parts[PART_WHOLE].n_operations += parts[p].n_operations;
     }
@@ -265,6 +316,14 @@ out:
     return st;
 }
 
+static const char *part_name(int part)
+{
+    if (part == PART_WHOLE)
+        return "whole";
+    return part < PART_MODEL ? measure_pass_name((enum stat_pass)part)
+                             : measure_model_pass_name((enum model_pass)(part - PART_MODEL));
+}
+
 static void name_row(struct measure_row *row, const struct session *s, const struct measure_case *c, uint64_t n_elems,
                      uint64_t tensor_bytes)
 {
@@ -287,7 +346,7 @@ static enum wm_status measure_case_at(struct session *s, const struct measure_ca
 
     for (int p = 0; p < N_PARTS; p++) {
         name_row(&parts[p], s, c, s->device->tensors.n_elems, tensor_bytes);
-        parts[p].part = p == PART_WHOLE ? "whole" : measure_pass_name((enum stat_pass)p);
+        parts[p].part = part_name(p);
     }
     s->device->searching = c->way == WAY_SEARCH;
     TRY(all_parts(s, c, true, 1, seconds, parts, err)); /* warms up pages, tables and the device's code */
@@ -301,10 +360,7 @@ static enum wm_status measure_case_at(struct session *s, const struct measure_ca
         cold += p == PART_WHOLE ? 0 : parts[p].cold.seconds;
     }
     TRY(batches(s, c, cold, parts, err));
-    for (int p = 0; p < STAT_READY; p++)
-        if (parts[p].cold.n_samples)
-            TRY(add_row(s->m, &parts[p], err));
-    for (int p = PART_COMBINE; p < N_PARTS; p++)
+    for (int p = 0; p < N_PARTS; p++)
         if (parts[p].cold.n_samples)
             TRY(add_row(s->m, &parts[p], err));
 out:

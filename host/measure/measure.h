@@ -11,6 +11,7 @@
 #include "base/error.h"
 #include "base/text.h"
 #include "methods/tile.h"
+#include "statistics/model_statistics.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -58,8 +59,9 @@ struct measure_ceiling {
 
 struct measure_row {
     char kernel[48];  /* "ties, 3 models, density 0.5" */
-    const char *part; /* "combine", a statistics pass, or "whole": all passes and what the host does between them;
-                         "group": many tensors, statistics and merge, and what the host does for them */
+    const char *part; /* "combine", a statistics pass ("kth ..." of a tensor, "model ..." of a model of which it is the
+                         only tensor), or "whole": all passes and what the host does between them; "group": many
+                         tensors, statistics and merge, and what the host does for them */
     enum wm_dtype dtype;
     int n_models;
     uint64_t n_elems, tensor_bytes; /* of one tensor in its main type */
@@ -143,7 +145,9 @@ enum wm_dtype measure_input_type(enum wm_dtype dtype, bool mixed, int input);
 /* Inputs 0 (base) and on: weights and fine-tunes of them, deltas of a few ulps of bf16. data: n elements. */
 void measure_fill(void *data, enum wm_dtype dtype, uint64_t n_elems, int input);
 const char *measure_pass_name(enum stat_pass pass);
+const char *measure_model_pass_name(enum model_pass pass);
 double measure_operations(const struct merge_op *op, enum stat_pass pass); /* per element; STAT_READY: combine */
+double measure_model_operations(const struct merge_op *op, enum model_pass pass);
 
 /* The machine that a kernel runs on. Seconds are what its clock says of the kernels alone. */
 struct measure_device;
@@ -168,6 +172,9 @@ struct measure_device_ops {
      * what follows the kernels: the way home of the results. Where `repeats` is false n_repeats is 1. */
     enum wm_status (*pass)(struct measure_device *device, const struct merge_op *op, struct statistics *s,
                            int n_repeats, double *seconds, double *after, struct wm_error *err);
+    /* The same for a pass over a whole model: its counts home in ms. */
+    enum wm_status (*model_pass)(struct measure_device *device, const struct merge_op *op, struct model_statistics *ms,
+                                 int n_repeats, double *seconds, double *after, struct wm_error *err);
     bool repeats;  /* a pass may run again and again: its results are cleared each time */
     bool searches; /* knows WAY_SEARCH */
     /* Many small tensors, one behind the other in device->tensors, as the engine merges them. */

@@ -38,7 +38,7 @@ static void heading(struct text *out, const struct measure_row *row)
     if (row->tile_elems < row->n_elems)
         text_addf(out, " in tiles of %" PRIu64, row->tile_elems);
     text_add(out, "\n");
-    text_addf(out, "  %-40s %-11s %11s %11s %9s %7s %7s %7s %7s\n", "kernel", "part", "cold", "batched", "GB/s",
+    text_addf(out, "  %-40s %-12s %11s %11s %9s %7s %7s %7s %7s\n", "kernel", "part", "cold", "batched", "GB/s",
               "% copy", "+- %", "ops/B", "bound");
 }
 
@@ -63,7 +63,7 @@ void measure_text(const struct measure *m, struct text *out)
         if (i == 0 || row->dtype != row[-1].dtype || row->tensor_bytes != row[-1].tensor_bytes ||
             row->tile_elems != row[-1].tile_elems)
             heading(out, row);
-        text_addf(out, "  %-40s %-11s %11s %11s %9.2f %7.1f %7.1f %7.2f %7s\n", row->kernel, row->part,
+        text_addf(out, "  %-40s %-12s %11s %11s %9.2f %7.1f %7.1f %7.2f %7s\n", row->kernel, row->part,
                   seconds_text(cold, sizeof cold, row->cold.seconds),
                   row->batch.n_samples ? seconds_text(batch, sizeof batch, row->batch.seconds) : "",
                   (double)row->n_bytes / row->cold.seconds * GIGA, 100 * measure_row_share(m, row),

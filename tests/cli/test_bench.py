@@ -61,11 +61,19 @@ def test_everything(folder):
         for wanted in [("ties, 3 models, density 0.5, guess", "kth guess"), ("ties, 3 models, 0.5, l1 rescale", "l1"),
                        ("nuslerp, 2 models, base, rows", "gram"), ("nuslerp, 2 models, base, columns", "gram"),
                        ("mergealign, 2 models", "combine"), ("linear, 4 models", "combine"),
+                       ("ties, 3 models, trim global", "model coarse"), ("ties, 3 models, trim global", "model fine"),
+                       ("ties, 3 models, trim global", "model signs"), ("ties, 3 models, trim global", "whole"),
+                       ("ties, 3 models, trim global, mixed", "model signs"),
                        ("ties, 3 models, mixed types", "whole"), ("ties, 3 models, density 0.5, x 256", "group")]:
             check(wanted in kernels, wanted)
         # Mixed: a base in F32, then BF16, F16 and F32; and the BF16 that is written.
         [row] = [r for r in j["kernels"] if (r["kernel"], r["part"]) == ("ties, 3 models, mixed types", "combine")]
         equal(row["bytes"], row["n_elems"] * (4 + 2 + 2 + 4 + 2))
+        # What elects signs reads a base and three models and writes nothing: a difference, a mask, a weight and a sum for each
+        # model, and two comparisons.
+        for name, width in ("ties, 3 models, trim global", 4 * 2), ("ties, 3 models, trim global, mixed", 4 + 2 + 2 + 4):
+            for row in (r for r in j["kernels"] if (r["kernel"], r["part"]) == (name, "model signs")):
+                equal((row["bytes"], row["operations"]), (row["n_elems"] * width, row["n_elems"] * 14), row)
         [row] = [r for r in j["kernels"] if r["kernel"] == "linear, 3 models, x 256"]
         equal((row["n_tensors"], row["tensor_bytes"], row["bytes"]), (256, 4096, 256 * 4 * 4096))
         # A tensor of 4 KiB and a linear merge of three: what has to move is three inputs and one output.

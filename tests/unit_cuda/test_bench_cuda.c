@@ -1,5 +1,5 @@
-/* A measurement on a GPU names the GPU that it was asked for, and has rows for guesses, searches, groups and the engine's
- * tile. Values are not looked at: the pretended device is no clock. */
+/* A measurement on a GPU names the GPU that it was asked for, and has rows for guesses, searches, groups, whole models
+ * and the engine's tile. Values are not looked at: the pretended device is no clock. */
 #include "measure/measure.h"
 
 #include "methods/device.h"
@@ -92,10 +92,34 @@ static void has_rows_for_what_the_engine_does(void **state)
     measure_release(&m);
 }
 
+/* The passes over a model, whose tiles share one table of counts: that they count every element once, repeats or not, is what
+ * the measurement itself insists on. */
+static void has_rows_for_a_whole_model(void **state)
+{
+    static const char *const parts[] = {"model coarse", "model fine", "model signs", "combine", "whole"};
+    static const uint64_t tiles[] = {TILE_BYTES / 2, (uint64_t)32 << 20};
+    struct measure m = measure_only("trim global");
+
+    (void)state;
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
+        for (size_t t = 0; t < 2; t++) {
+            const struct measure_row *row = find(&m, "ties, 3 models, trim global", parts[i], tiles[t]);
+            if (!row)
+                fail_msg("%s in tiles of %llu: not there", parts[i], (unsigned long long)tiles[t]);
+            assert_true(row->cold.seconds > 0 && row->n_operations > 0);
+            assert_int_equal(row->batch.n_samples > 0, i < 4);
+            if (i < 3)
+                assert_int_equal(row->n_bytes, row->n_elems * 4 * 2);
+        }
+    assert_non_null(find(&m, "ties, 3 models, trim global, mixed", "model signs", 0));
+    measure_release(&m);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(measures_the_gpu_that_was_named),
-                                       cmocka_unit_test(has_rows_for_what_the_engine_does)};
+                                       cmocka_unit_test(has_rows_for_what_the_engine_does),
+                                       cmocka_unit_test(has_rows_for_a_whole_model)};
 
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
