@@ -2,7 +2,7 @@
  * fibers.cpp: the threads of a block as fibers, their barriers, and the report when a kernel breaks a rule.
  *
  * What lives here: the scheduler. Compiled without any sanitizer (sanitizer_hooks.h says why). What it must not know:
- * streams and devices. One launch runs at a time (runtime.cpp holds its lock), so its state is plain globals.
+ * streams and devices. One launch runs at a time (launches.cpp runs it under the machine's lock), so its state is plain globals.
  *
  * Rules that it enforces: all live threads of a block meet at the same barrier, by source line; exactly the lanes of a
  * mask meet at a warp operation, all of them alive, with the same mask and operation; a shuffle reads only from lanes
@@ -24,6 +24,9 @@ extern "C" {
 extern char __start_cuda_on_cpu_shared[] __attribute__((weak, visibility("hidden")));
 extern char __stop_cuda_on_cpu_shared[] __attribute__((weak, visibility("hidden")));
 }
+
+namespace cuda_on_cpu
+{
 
 namespace
 {
@@ -347,9 +350,6 @@ void set_order(cuda_on_cpu_order order, uint64_t seed)
 }
 
 } // namespace
-
-namespace cuda_on_cpu
-{
 
 struct FiberPool {
     Stack stacks[MAX_THREADS];

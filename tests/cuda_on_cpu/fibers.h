@@ -1,5 +1,5 @@
 /*
- * fibers.h: running the blocks of one launch on this CPU thread, for runtime.cpp.
+ * fibers.h: running the blocks of one launch on this CPU thread, for launches.cpp.
  *
  * What lives here: the hand-over between the stream simulation and the block scheduler. What it must not know: streams,
  * devices, or why a launch happens now.

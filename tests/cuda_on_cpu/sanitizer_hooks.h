@@ -30,7 +30,7 @@ HOOK void AnnotateIgnoreWritesEnd(const char *file, int line);
 #undef HOOK
 }
 
-namespace
+namespace cuda_on_cpu
 {
 
 inline bool tsan_present()
@@ -105,6 +105,6 @@ struct Quiet {
     Quiet &operator=(const Quiet &) = delete;
 };
 
-} // namespace
+} // namespace cuda_on_cpu
 
 #endif

@@ -1,0 +1,140 @@
+/*
+ * copies.cpp: copies and fills, as work of a stream.
+ *
+ * What lives here: cudaMemcpy and cudaMemset in all their forms, what they refuse, and how they are counted. Memory that
+ * is not pinned goes through a staging buffer while the caller waits, as on hardware. Compiled without any sanitizer. What
+ * it must not know: when a stream's work runs.
+ */
+#include "machine.h"
+
+#include <string.h>
+
+namespace cuda_on_cpu
+{
+
+struct Copy {
+    char *to;
+    const char *from; /* null: set to value */
+    size_t to_pitch, from_pitch, width, height;
+    int value;
+};
+
+static void run_copy(Stream *, void *data)
+{
+    const Copy *c = static_cast<const Copy *>(data);
+    for (size_t y = 0; y < c->height; y++) {
+        char *to = c->to + y * c->to_pitch;
+        const char *from = c->from ? c->from + y * c->from_pitch : nullptr;
+        int to_device = -1, from_device = -1;
+        classify(to, c->width, &to_device);
+        if (from)
+            classify(from, c->width, &from_device);
+        if (to_device >= 0)
+            asan_unpoison(to, c->width);
+        if (from_device >= 0)
+            asan_unpoison(from, c->width);
+        if (from)
+            memcpy(to, from, c->width);
+        else
+            memset(to, c->value, c->width);
+        if (to_device >= 0)
+            asan_poison(to, c->width);
+        if (from_device >= 0)
+            asan_poison(from, c->width);
+    }
+}
+
+static void drop_copy(void *data)
+{
+    delete static_cast<Copy *>(data);
+}
+
+static cudaError_t copy(const Copy &c, cudaMemcpyKind kind, cudaStream_t handle, bool waits)
+{
+    Stream *s = stream_of(handle);
+    if (!s)
+        return cudaErrorInvalidResourceHandle;
+    if (c.width == 0 || c.height == 0)
+        return cudaSuccess;
+    if (c.height > 1 && (c.to_pitch < c.width || (c.from && c.from_pitch < c.width)))
+        return cudaErrorInvalidValue;
+    Memory to = classify(c.to, c.to_pitch * (c.height - 1) + c.width, nullptr), from = Memory::pageable;
+    if (c.from)
+        from = classify(c.from, c.from_pitch * (c.height - 1) + c.width, nullptr);
+    if (to == Memory::outside || from == Memory::outside || !c.to)
+        return cudaErrorInvalidValue;
+    bool to_device = to == Memory::device, from_device = from == Memory::device, fits = true;
+    cuda_on_cpu_counts *counts = &machine->counts;
+    size_t n_bytes = c.width * c.height;
+    if (!c.from) {
+        fits = to_device;
+    } else {
+        if (kind == cudaMemcpyDefault)
+            kind = (cudaMemcpyKind)((to_device ? 1 : 0) + (from_device ? 2 : 0));
+        fits = kind == (cudaMemcpyKind)((to_device ? 1 : 0) + (from_device ? 2 : 0));
+    }
+    if (!fits)
+        return cudaErrorInvalidValue;
+    if (c.from && to_device && from_device)
+        counts->copies_on_device++;
+    else if (c.from && to_device) {
+        counts->copies_to_device++;
+        counts->bytes_to_device += n_bytes;
+    } else if (from_device) {
+        counts->copies_to_host++;
+        counts->bytes_to_host += n_bytes;
+    }
+    bool pageable = c.from && ((!to_device && to == Memory::pageable) || (!from_device && from == Memory::pageable));
+    if (pageable && !waits)
+        counts->pageable_copies++;
+    Op op = {};
+    op.work = run_copy;
+    op.drop = drop_copy;
+    op.data = new Copy(c);
+    enqueue(s, op, pageable); /* memory that is not pinned goes through a staging buffer while the caller waits */
+    if (waits)
+        join(s);
+    return cudaSuccess;
+}
+
+} // namespace cuda_on_cpu
+
+using namespace cuda_on_cpu;
+
+static Copy plain_copy(void *to, const void *from, size_t n_bytes, int value)
+{
+    return {static_cast<char *>(to), static_cast<const char *>(from), n_bytes, n_bytes, n_bytes, 1, value};
+}
+
+cudaError_t cudaMemcpy(void *to, const void *from, size_t n_bytes, cudaMemcpyKind kind)
+{
+    return call([=] {
+        return n_bytes && !from ? cudaErrorInvalidValue : copy(plain_copy(to, from, n_bytes, 0), kind, nullptr, true);
+    });
+}
+
+cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t n_bytes, cudaMemcpyKind kind, cudaStream_t stream)
+{
+    return call([=] {
+        return n_bytes && !from ? cudaErrorInvalidValue : copy(plain_copy(to, from, n_bytes, 0), kind, stream, false);
+    });
+}
+
+cudaError_t cudaMemcpy2DAsync(void *to, size_t to_pitch, const void *from, size_t from_pitch, size_t width,
+                              size_t height, cudaMemcpyKind kind, cudaStream_t stream)
+{
+    return call([=] {
+        Copy c = {static_cast<char *>(to), static_cast<const char *>(from), to_pitch, from_pitch, width, height, 0};
+        return width && height && !from ? cudaErrorInvalidValue : copy(c, kind, stream, false);
+    });
+}
+
+cudaError_t cudaMemset(void *to, int value, size_t n_bytes)
+{
+    return call([=] { return copy(plain_copy(to, nullptr, n_bytes, value), cudaMemcpyDefault, nullptr, true); });
+}
+
+cudaError_t cudaMemsetAsync(void *to, int value, size_t n_bytes, cudaStream_t stream)
+{
+    return call([=] { return copy(plain_copy(to, nullptr, n_bytes, value), cudaMemcpyDefault, stream, false); });
+}
