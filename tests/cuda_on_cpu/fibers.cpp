@@ -11,13 +11,12 @@
 #include "fibers.h"
 
 #include "sanitizer_hooks.h"
+#include "stacks.h"
 
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <ucontext.h>
 
 /* Where the linker put the __shared__ variables of all kernels. */
 extern "C" {
@@ -31,22 +30,10 @@ namespace cuda_on_cpu
 namespace
 {
 
-constexpr unsigned MAX_THREADS = 1024;
 constexpr unsigned LANES = 32;
-constexpr size_t STACK_BYTES = 256 << 10;
-constexpr size_t GUARD_BYTES = 4096;
 /* ThreadSanitizer of gcc 12 ends the process at 8,128 identities; some are the program's own. */
 constexpr size_t MAX_TSAN_FIBERS = 6000;
 constexpr size_t START_TOKEN = 0, FINISH_TOKEN = 8, FENCE_TOKEN = 16, TOKENS_BYTES = 24;
-
-struct Stack {
-    char *memory;
-    ucontext_t entry;
-    void *jump[5];
-    bool started;
-    void *fake; /* AddressSanitizer's second stack of the fiber, while it waits */
-    void *tsan;
-};
 
 enum class State { unstarted, ready, at_barrier, at_warp, done };
 
@@ -57,7 +44,7 @@ struct Thread {
     void *tsan;
     const char *file;
     int line;
-    cuda_on_cpu::Warp operation;
+    Warp operation;
     unsigned mask;
     uint64_t value;
     uint64_t *all;
@@ -70,27 +57,21 @@ Thread threads[MAX_THREADS];
 unsigned order_of[MAX_THREADS]; /* turn -> thread */
 unsigned n_threads, n_live, next_turn;
 Thread *current;
-Stack *entering;
 
-const cuda_on_cpu::Launch *launch_now;
+const Launch *launch_now;
 uint3 block_now;
 void *shared_now;
 char *tokens; /* of this launch: a token remembers every release, and launches of other streams are unordered */
 
 struct {
     unsigned n_waiting;
-    cuda_on_cpu::Barrier kind;
+    Barrier kind;
     const char *file;
     int line;
     unsigned first;
     unsigned n_true;
     int result;
 } barrier;
-
-/* The scheduler's side of a switch: where to go back to, and the OS thread's stack for AddressSanitizer. */
-void *home_jump[5];
-const void *home_bottom;
-size_t home_bytes;
 
 const char *const WARP_NAMES[] = {"__syncwarp",      "__shfl_sync",   "__shfl_up_sync", "__shfl_down_sync",
                                   "__shfl_xor_sync", "__ballot_sync", "__reduce_sync"};
@@ -100,54 +81,10 @@ unsigned number_of(const Thread *t)
     return (unsigned)(t - threads);
 }
 
-/* ---- switching ----
- * The first entry of a stack goes through ucontext; later switches through the compiler's own jumps, because
- * swapcontext makes two system calls and the sanitizers intercept both it and longjmp. */
-
-__attribute__((noinline, noreturn)) void jump_to(void **place)
-{
-    __builtin_longjmp(place, 1);
-}
-
-__attribute__((noinline)) void go_home(Stack *from)
-{
-    if (__builtin_setjmp(from->jump) == 0)
-        jump_to(home_jump);
-}
-
-__attribute__((noinline)) void enter(Stack *to)
-{
-    if (__builtin_setjmp(home_jump) != 0)
-        return;
-    if (to->started)
-        jump_to(to->jump);
-    to->started = true;
-    entering = to;
-    setcontext(&to->entry);
-    abort();
-}
-
-void block_on(Thread *t)
-{
-    Stack *stack = t->stack;
-    if (__sanitizer_start_switch_fiber)
-        __sanitizer_start_switch_fiber(&stack->fake, home_bottom, home_bytes);
-    go_home(stack);
-    if (__sanitizer_finish_switch_fiber)
-        __sanitizer_finish_switch_fiber(stack->fake, &home_bottom, &home_bytes);
-}
-
 void resume(Thread *t)
 {
-    void *fake = nullptr, *host = tsan_current();
     current = t;
-    tsan_switch(t->tsan);
-    if (__sanitizer_start_switch_fiber)
-        __sanitizer_start_switch_fiber(&fake, t->stack->memory + GUARD_BYTES, STACK_BYTES);
-    enter(t->stack);
-    if (__sanitizer_finish_switch_fiber)
-        __sanitizer_finish_switch_fiber(fake, nullptr, nullptr);
-    tsan_switch(host);
+    enter_stack(t->stack);
 }
 
 /* Orders everything before among these threads, and nothing else. All of them wait, so that their identities can be
@@ -220,10 +157,10 @@ void release_barrier_if_complete()
         return;
     unsigned n = barrier.n_waiting;
     switch (barrier.kind) {
-    case cuda_on_cpu::Barrier::plain: barrier.result = 0; break;
-    case cuda_on_cpu::Barrier::count: barrier.result = (int)barrier.n_true; break;
-    case cuda_on_cpu::Barrier::any: barrier.result = barrier.n_true > 0; break;
-    case cuda_on_cpu::Barrier::all: barrier.result = barrier.n_true == n; break;
+    case Barrier::plain: barrier.result = 0; break;
+    case Barrier::count: barrier.result = (int)barrier.n_true; break;
+    case Barrier::any: barrier.result = barrier.n_true > 0; break;
+    case Barrier::all: barrier.result = barrier.n_true == n; break;
     }
     synchronise(0, n_threads, ~0u);
     for (unsigned i = 0; i < n_threads; i++)
@@ -240,13 +177,13 @@ unsigned source_lane(const Thread *t, unsigned lane)
 {
     int segment = (int)lane & ~(t->width - 1), last = segment + t->width - 1, from = (int)lane;
     switch (t->operation) {
-    case cuda_on_cpu::Warp::shuffle: from = segment + (t->asked & (t->width - 1)); break;
-    case cuda_on_cpu::Warp::shuffle_up: from = (int)lane - t->asked; break;
-    case cuda_on_cpu::Warp::shuffle_down: from = (int)lane + t->asked; break;
-    case cuda_on_cpu::Warp::shuffle_xor: from = (int)lane ^ t->asked; break;
+    case Warp::shuffle: from = segment + (t->asked & (t->width - 1)); break;
+    case Warp::shuffle_up: from = (int)lane - t->asked; break;
+    case Warp::shuffle_down: from = (int)lane + t->asked; break;
+    case Warp::shuffle_xor: from = (int)lane ^ t->asked; break;
     default: break;
     }
-    bool outside = t->operation == cuda_on_cpu::Warp::shuffle_up ? from < segment : from > last;
+    bool outside = t->operation == Warp::shuffle_up ? from < segment : from > last;
     return outside ? lane : (unsigned)from;
 }
 
@@ -254,7 +191,7 @@ void finish_warp(unsigned first, unsigned mask)
 {
     Thread *lanes = &threads[first];
     unsigned ballot = 0;
-    cuda_on_cpu::Warp operation = lanes[__builtin_ctz(mask)].operation;
+    Warp operation = lanes[__builtin_ctz(mask)].operation;
     for (unsigned i = 0; i < LANES; i++)
         if (mask >> i & 1)
             ballot |= (lanes[i].value != 0 ? 1u : 0u) << i;
@@ -264,17 +201,17 @@ void finish_warp(unsigned first, unsigned mask)
         unsigned from = source_lane(&lanes[i], i);
         if (!(mask >> from & 1)) {
             current = &lanes[i];
-            cuda_on_cpu::report(lanes[i].file, lanes[i].line,
-                                "lane %u asks %s for the value of lane %u, which mask "
-                                "%08x leaves out",
-                                i, WARP_NAMES[(int)operation], from, mask);
+            report(lanes[i].file, lanes[i].line,
+                   "lane %u asks %s for the value of lane %u, which mask "
+                   "%08x leaves out",
+                   i, WARP_NAMES[(int)operation], from, mask);
         }
-        lanes[i].result = operation == cuda_on_cpu::Warp::ballot ? ballot : lanes[from].value;
+        lanes[i].result = operation == Warp::ballot ? ballot : lanes[from].value;
         for (unsigned j = 0; lanes[i].all && j < LANES; j++)
             lanes[i].all[j] = mask >> j & 1 ? lanes[j].value : 0;
     }
     /* Of the warp operations only __syncwarp promises an order of memory. */
-    if (operation == cuda_on_cpu::Warp::sync)
+    if (operation == Warp::sync)
         synchronise(first, LANES, mask);
     for (unsigned i = 0; i < LANES; i++)
         if (mask >> i & 1)
@@ -292,35 +229,26 @@ void finish_thread(Thread *t)
     for (unsigned i = first; i < first + LANES && i < n_threads; i++)
         if (threads[i].state == State::at_warp && threads[i].mask >> (number_of(t) - first) & 1) {
             current = &threads[i];
-            cuda_on_cpu::report(threads[i].file, threads[i].line,
-                                "%s with mask %08x waits for lane %u, which has returned from the kernel",
-                                WARP_NAMES[(int)threads[i].operation], threads[i].mask, number_of(t) - first);
+            report(threads[i].file, threads[i].line,
+                   "%s with mask %08x waits for lane %u, which has returned from the kernel",
+                   WARP_NAMES[(int)threads[i].operation], threads[i].mask, number_of(t) - first);
         }
     release_barrier_if_complete();
 }
 
 /* A stack runs threads one after another until one of them waits: kernels without barriers need a single switch a
  * block. Not under ThreadSanitizer, to which two threads that use the same stack race with each other. */
-void fiber_main()
+void run_threads(Stack *stack)
 {
-    Stack *stack = entering;
     for (;;) {
-        if (__sanitizer_finish_switch_fiber)
-            __sanitizer_finish_switch_fiber(stack->fake, &home_bottom, &home_bytes);
-        for (;;) {
-            Thread *t = current;
-            tsan_acquire(tokens + START_TOKEN);
-            launch_now->call(launch_now->closure);
-            finish_thread(t);
-            if (tsan_present() || next_turn == n_threads)
-                break;
-            current = &threads[order_of[next_turn++]];
-            current->stack = stack;
-        }
-        stack->fake = nullptr;
-        if (__sanitizer_start_switch_fiber)
-            __sanitizer_start_switch_fiber(nullptr, home_bottom, home_bytes);
-        go_home(stack);
+        Thread *t = current;
+        tsan_acquire(tokens + START_TOKEN);
+        launch_now->call(launch_now->closure);
+        finish_thread(t);
+        if (tsan_present() || next_turn == n_threads)
+            break;
+        current = &threads[order_of[next_turn++]];
+        current->stack = stack;
     }
 }
 
@@ -351,63 +279,6 @@ void set_order(cuda_on_cpu_order order, uint64_t seed)
 
 } // namespace
 
-struct FiberPool {
-    Stack stacks[MAX_THREADS];
-    unsigned n_stacks;
-};
-
-/* Pools of streams that are gone, for the next ones: an identity costs ThreadSanitizer a millisecond. */
-static FiberPool *idle_pools[16];
-static unsigned n_idle_pools;
-
-static FiberPool *fresh_pool()
-{
-    return static_cast<FiberPool *>(calloc(1, sizeof(FiberPool)));
-}
-
-static void end_pool(FiberPool *pool)
-{
-    for (unsigned i = 0; i < pool->n_stacks; i++) {
-        munmap(pool->stacks[i].memory, GUARD_BYTES + STACK_BYTES);
-        tsan_free_fiber(pool->stacks[i].tsan);
-    }
-    free(pool);
-}
-
-FiberPool *new_pool()
-{
-    return n_idle_pools > 0 ? idle_pools[--n_idle_pools] : fresh_pool();
-}
-
-void free_pool(FiberPool *pool)
-{
-    if (n_idle_pools < sizeof idle_pools / sizeof idle_pools[0])
-        idle_pools[n_idle_pools++] = pool;
-    else
-        end_pool(pool);
-}
-
-static Stack *stack_of(FiberPool *pool, unsigned i)
-{
-    for (; pool->n_stacks <= i; pool->n_stacks++) {
-        Stack *s = &pool->stacks[pool->n_stacks];
-        void *memory = mmap(nullptr, GUARD_BYTES + STACK_BYTES, PROT_READ | PROT_WRITE,
-                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-        if (memory == MAP_FAILED || mprotect(memory, GUARD_BYTES, PROT_NONE) != 0) {
-            perror("cuda_on_cpu: no memory for the stack of a thread");
-            abort();
-        }
-        s->memory = static_cast<char *>(memory);
-        s->tsan = tsan_new_fiber();
-        getcontext(&s->entry);
-        s->entry.uc_stack.ss_sp = s->memory + GUARD_BYTES;
-        s->entry.uc_stack.ss_size = STACK_BYTES;
-        s->entry.uc_link = nullptr;
-        makecontext(&s->entry, fiber_main, 0);
-    }
-    return &pool->stacks[i];
-}
-
 static void run_block(FiberPool *pool)
 {
     dim3 size = launch_now->block;
@@ -415,14 +286,14 @@ static void run_block(FiberPool *pool)
         Thread *t = &threads[i];
         *t = Thread{};
         t->index = {i % size.x, i / size.x % size.y, i / (size.x * size.y)};
-        t->tsan = tsan_present() ? stack_of(pool, i)->tsan : nullptr;
+        t->tsan = tsan_present() ? stack_of(pool, i, run_threads)->tsan : nullptr;
     }
     n_live = n_threads;
     next_turn = 0;
     unsigned n_stacks = 0;
     while (next_turn < n_threads) {
         unsigned i = order_of[next_turn++];
-        threads[i].stack = stack_of(pool, tsan_present() ? i : n_stacks++);
+        threads[i].stack = stack_of(pool, tsan_present() ? i : n_stacks++, run_threads);
         resume(&threads[i]);
     }
     while (n_live > 0) {
@@ -555,7 +426,7 @@ int block_barrier(Barrier kind, int predicate, const char *file, int line)
     barrier.n_waiting++;
     barrier.n_true += predicate != 0;
     release_barrier_if_complete();
-    block_on(t);
+    leave_stack(t->stack);
     return (int)t->result;
 }
 
@@ -593,7 +464,7 @@ uint64_t warp(Warp operation, unsigned mask, uint64_t value, int lane, int width
     t->width = width;
     if (complete)
         finish_warp(first, mask);
-    block_on(t);
+    leave_stack(t->stack);
     return t->result;
 }
 

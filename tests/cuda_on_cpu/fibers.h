@@ -15,6 +15,8 @@
 namespace cuda_on_cpu
 {
 
+constexpr unsigned MAX_THREADS = 1024; /* of a block */
+
 struct Launch {
     const char *name;
     dim3 grid;
