@@ -271,6 +271,7 @@ static void test_refused_launches(void **)
     assert_int_equal(cudaFuncSetAttribute(nothing, cudaFuncAttributeMaxDynamicSharedMemorySize, 100 << 10),
                      cudaSuccess);
     assert_int_equal(WM_LAUNCH(nothing, 1, 32, 100 << 10, o.stream, o.device), cudaSuccess);
+    assert_int_equal(WM_LAUNCH(nothing, 1, 32, (100 << 10) + 1, o.stream, o.device), cudaErrorInvalidValue);
     assert_int_equal(cudaFuncSetAttribute(nothing, cudaFuncAttributeMaxDynamicSharedMemorySize, 228 << 10),
                      cudaErrorInvalidValue);
     assert_int_equal(cudaGetLastError(), cudaErrorInvalidValue);

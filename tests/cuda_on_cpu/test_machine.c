@@ -318,6 +318,36 @@ static void test_sticky_error(void **state)
     assert_no_leak();
 }
 
+/* A reset ends one device: what is queued there never runs. The other one and page-locked memory stay. */
+static void test_reset(void **state)
+{
+    (void)state;
+    struct rig r;
+    struct cuda_on_cpu_counts n;
+    struct cuda_on_cpu_live live;
+    void *p = NULL;
+    start(true);
+    assert_int_equal(cudaSetDevice(1), cudaSuccess);
+    assert_int_equal(cudaMalloc(&p, 16), cudaSuccess);
+    assert_int_equal(rig_init(&r), cudaSuccess);
+    memset(r.back, 0x55, sizeof *r.back);
+    assert_int_equal(rig_copy(&r), cudaSuccess);
+    assert_int_equal(cudaDeviceReset(), cudaSuccess);
+    assert_int_equal(r.back[0], 0x55555555);
+    cuda_on_cpu_get_counts(&n);
+    assert_int_equal(n.operations_dropped, 2);
+    cuda_on_cpu_get_live(0, &live);
+    assert_int_equal(live.device_buffers + live.streams + live.events, 0);
+    cuda_on_cpu_get_live(-1, &live);
+    assert_int_equal(live.device_buffers, 1);
+    assert_int_equal(live.pinned_buffers, 2);
+    assert_int_equal(cudaFreeHost(r.host), cudaSuccess);
+    assert_int_equal(cudaFreeHost(r.back), cudaSuccess);
+    assert_int_equal(cudaSetDevice(1), cudaSuccess);
+    assert_int_equal(cudaFree(p), cudaSuccess);
+    assert_no_leak();
+}
+
 /* What ends a context on hardware stays until the reset; the rest is over with the call. */
 static void test_which_errors_stay(void **state)
 {
@@ -483,6 +513,7 @@ int main(void)
         cmocka_unit_test(test_refused_arguments),
         cmocka_unit_test(test_every_call_fails),
         cmocka_unit_test(test_sticky_error),
+        cmocka_unit_test(test_reset),
         cmocka_unit_test(test_which_errors_stay),
         cmocka_unit_test(test_foreign_work_holds_up),
         cmocka_unit_test(test_no_device),
