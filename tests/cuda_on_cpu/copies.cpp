@@ -63,18 +63,12 @@ static cudaError_t copy(const Copy &c, cudaMemcpyKind kind, cudaStream_t handle,
         from = classify(c.from, c.from_pitch * (c.height - 1) + c.width, nullptr);
     if (to == Memory::outside || from == Memory::outside || !c.to)
         return cudaErrorInvalidValue;
-    bool to_device = to == Memory::device, from_device = from == Memory::device, fits = true;
+    bool to_device = to == Memory::device, from_device = from == Memory::device;
+    cudaMemcpyKind right = (cudaMemcpyKind)((to_device ? 1 : 0) + (from_device ? 2 : 0));
+    if (c.from ? kind != cudaMemcpyDefault && kind != right : !to_device)
+        return cudaErrorInvalidValue;
     cuda_on_cpu_counts *counts = &machine->counts;
     size_t n_bytes = c.width * c.height;
-    if (!c.from) {
-        fits = to_device;
-    } else {
-        if (kind == cudaMemcpyDefault)
-            kind = (cudaMemcpyKind)((to_device ? 1 : 0) + (from_device ? 2 : 0));
-        fits = kind == (cudaMemcpyKind)((to_device ? 1 : 0) + (from_device ? 2 : 0));
-    }
-    if (!fits)
-        return cudaErrorInvalidValue;
     if (c.from && to_device && from_device)
         counts->copies_on_device++;
     else if (c.from && to_device) {

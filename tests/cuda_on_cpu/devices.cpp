@@ -13,6 +13,18 @@ namespace cuda_on_cpu
 
 thread_local int device_now;
 
+constexpr int CAPABILITY_MAJOR = 9;
+constexpr int N_MULTIPROCESSORS = 2; /* few, so that grids sized by it stay small here */
+constexpr int MULTIPROCESSOR_THREADS = 2048, MULTIPROCESSOR_SHARED = SHARED_MOST + 1024;
+constexpr int BLOCK_REGISTERS = 65536;
+constexpr int L2_BYTES = 1 << 20, BUS_BITS = 512;
+constexpr int N_COPY_ENGINES = 2;
+
+static bool exists(int device)
+{
+    return device >= 0 && device < machine->config.n_devices;
+}
+
 } // namespace cuda_on_cpu
 
 using namespace cuda_on_cpu;
@@ -51,7 +63,7 @@ cudaError_t cudaSetDevice(int device)
     Call c(false);
     if (c.error != cudaSuccess)
         return c.end(c.error);
-    if (device < 0 || device >= machine->config.n_devices)
+    if (!exists(device))
         return c.end(cudaErrorInvalidDevice);
     device_now = device;
     c.count();
@@ -66,23 +78,23 @@ cudaError_t cudaSetDeviceFlags(unsigned int)
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int device)
 {
     return call([=] {
-        if (device < 0 || device >= machine->config.n_devices)
+        if (!exists(device))
             return cudaErrorInvalidDevice;
         *p = cudaDeviceProp{};
         snprintf(p->name, sizeof p->name, "CUDA on CPU %d", device);
         p->totalGlobalMem = machine->config.memory_bytes;
         p->sharedMemPerBlock = SHARED_DEFAULT;
         p->sharedMemPerBlockOptin = SHARED_MOST;
-        p->sharedMemPerMultiprocessor = SHARED_MOST + 1024;
-        p->regsPerBlock = 65536;
-        p->warpSize = 32;
-        p->maxThreadsPerBlock = 1024;
-        p->maxThreadsPerMultiProcessor = 2048;
-        p->multiProcessorCount = 2; /* few, so that grids sized by it stay small here */
-        p->major = 9;
-        p->l2CacheSize = 1 << 20;
-        p->memoryBusWidth = 512;
-        p->asyncEngineCount = 2;
+        p->sharedMemPerMultiprocessor = MULTIPROCESSOR_SHARED;
+        p->regsPerBlock = BLOCK_REGISTERS;
+        p->warpSize = warpSize;
+        p->maxThreadsPerBlock = MAX_THREADS;
+        p->maxThreadsPerMultiProcessor = MULTIPROCESSOR_THREADS;
+        p->multiProcessorCount = N_MULTIPROCESSORS;
+        p->major = CAPABILITY_MAJOR;
+        p->l2CacheSize = L2_BYTES;
+        p->memoryBusWidth = BUS_BITS;
+        p->asyncEngineCount = N_COPY_ENGINES;
         p->concurrentKernels = p->unifiedAddressing = p->canMapHostMemory = 1;
         p->pciBusID = device + 1;
         return cudaSuccess;
@@ -92,20 +104,20 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int device)
 cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int device)
 {
     return call([=] {
-        if (device < 0 || device >= machine->config.n_devices)
+        if (!exists(device))
             return cudaErrorInvalidDevice;
         switch (attribute) {
-        case cudaDevAttrMaxThreadsPerBlock: *value = 1024; break;
+        case cudaDevAttrMaxThreadsPerBlock: *value = MAX_THREADS; break;
         case cudaDevAttrMaxGridDimX: *value = 0x7fffffff; break;
         case cudaDevAttrMaxGridDimY:
         case cudaDevAttrMaxGridDimZ: *value = (int)MAX_GRID_YZ; break;
         case cudaDevAttrMaxSharedMemoryPerBlock: *value = (int)SHARED_DEFAULT; break;
-        case cudaDevAttrWarpSize: *value = 32; break;
-        case cudaDevAttrMaxRegistersPerBlock: *value = 65536; break;
+        case cudaDevAttrWarpSize: *value = warpSize; break;
+        case cudaDevAttrMaxRegistersPerBlock: *value = BLOCK_REGISTERS; break;
         case cudaDevAttrClockRate:
         case cudaDevAttrMemoryClockRate: *value = 1000000; break;
-        case cudaDevAttrMultiProcessorCount:
-        case cudaDevAttrAsyncEngineCount: *value = 2; break;
+        case cudaDevAttrMultiProcessorCount: *value = N_MULTIPROCESSORS; break;
+        case cudaDevAttrAsyncEngineCount: *value = N_COPY_ENGINES; break;
         case cudaDevAttrIntegrated:
         case cudaDevAttrEccEnabled:
         case cudaDevAttrPciDeviceId:
@@ -116,11 +128,11 @@ cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int dev
         case cudaDevAttrConcurrentKernels:
         case cudaDevAttrUnifiedAddressing: *value = 1; break;
         case cudaDevAttrPciBusId: *value = device + 1; break;
-        case cudaDevAttrGlobalMemoryBusWidth: *value = 512; break;
-        case cudaDevAttrL2CacheSize: *value = 1 << 20; break;
-        case cudaDevAttrMaxThreadsPerMultiProcessor: *value = 2048; break;
-        case cudaDevAttrComputeCapabilityMajor: *value = 9; break;
-        case cudaDevAttrMaxSharedMemoryPerMultiprocessor: *value = (int)SHARED_MOST + 1024; break;
+        case cudaDevAttrGlobalMemoryBusWidth: *value = BUS_BITS; break;
+        case cudaDevAttrL2CacheSize: *value = L2_BYTES; break;
+        case cudaDevAttrMaxThreadsPerMultiProcessor: *value = MULTIPROCESSOR_THREADS; break;
+        case cudaDevAttrComputeCapabilityMajor: *value = CAPABILITY_MAJOR; break;
+        case cudaDevAttrMaxSharedMemoryPerMultiprocessor: *value = MULTIPROCESSOR_SHARED; break;
         case cudaDevAttrMaxSharedMemoryPerBlockOptin: *value = (int)SHARED_MOST; break;
         case cudaDevAttrMaxBlocksPerMultiprocessor: *value = 32; break;
         case cudaDevAttrHostNumaId: *value = -1; break;
@@ -133,7 +145,7 @@ cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int dev
 cudaError_t cudaDeviceGetPCIBusId(char *text, int cap, int device)
 {
     return call([=] {
-        if (device < 0 || device >= machine->config.n_devices)
+        if (!exists(device))
             return cudaErrorInvalidDevice;
         snprintf(text, (size_t)cap, "0000:%02x:00.0", device + 1);
         return cudaSuccess;
@@ -153,37 +165,8 @@ cudaError_t cudaDeviceReset(void)
     Call c(false);
     if (c.error != cudaSuccess)
         return c.end(c.error);
-    Device *d = &machine->devices[device_now];
-    d->sticky = cudaErrorUnknown; /* drops what is queued */
-    for (auto at = machine->streams.begin(); at != machine->streams.end();) {
-        Stream *s = *at;
-        if (s->device == device_now) {
-            free_stream(s);
-            at = machine->streams.erase(at);
-        } else {
-            ++at;
-        }
-    }
-    if (d->null_stream)
-        free_stream(d->null_stream);
-    for (auto at = machine->events.begin(); at != machine->events.end();) {
-        Event *e = *at;
-        if (e->device == device_now) {
-            free_event(e);
-            at = machine->events.erase(at);
-        } else {
-            ++at;
-        }
-    }
-    for (auto at = machine->buffers.begin(); at != machine->buffers.end();) {
-        auto next = at;
-        ++next;
-        if (at->second.device == device_now)
-            free_buffer(at);
-        at = next;
-    }
-    d->null_stream = nullptr;
-    d->sticky = cudaSuccess;
+    clear_device(device_now);
+    machine->devices[device_now].sticky = cudaSuccess;
     last_error = cudaSuccess;
     return cudaSuccess;
 }

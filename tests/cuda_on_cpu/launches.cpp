@@ -12,7 +12,7 @@ namespace cuda_on_cpu
 constexpr unsigned MAX_BLOCK_Z = 64;
 
 struct KernelOp {
-    cuda_on_cpu::Launch launch;
+    Launch launch;
     void (*destroy)(void *);
 };
 
@@ -20,7 +20,7 @@ static void run_kernel(Stream *s, void *data)
 {
     const KernelOp *k = static_cast<const KernelOp *>(data);
     open_device(s->device, true);
-    cuda_on_cpu::run_launch(k->launch, s->pool, machine->config.order, machine->config.blocks_unordered);
+    run_launch(k->launch, s->pool, machine->config.order, machine->config.blocks_unordered);
     open_device(s->device, false);
 }
 
@@ -37,12 +37,12 @@ static cudaError_t check_launch(const KernelOp &k, const void *kernel, const Str
     if (!s || s->device != device_now)
         return cudaErrorInvalidResourceHandle;
     if (g.x == 0 || g.y == 0 || g.z == 0 || b.x == 0 || b.y == 0 || b.z == 0 || g.x > 0x7fffffff || g.y > MAX_GRID_YZ ||
-        g.z > MAX_GRID_YZ || b.z > MAX_BLOCK_Z || (uint64_t)b.x * b.y * b.z > 1024)
+        g.z > MAX_GRID_YZ || b.z > MAX_BLOCK_Z || (uint64_t)b.x * b.y * b.z > MAX_THREADS)
         return cudaErrorInvalidConfiguration;
     if (machine->config.lacks_code)
         return cudaErrorNoKernelImageForDevice;
     auto limit = machine->shared_limits.find(kernel);
-    if (k.launch.n_shared_bytes > (limit == machine->shared_limits.end() ? SHARED_DEFAULT : limit->second.n_bytes))
+    if (k.launch.n_shared_bytes > (limit == machine->shared_limits.end() ? SHARED_DEFAULT : limit->second))
         return cudaErrorInvalidValue;
     return cudaSuccess;
 }
@@ -86,7 +86,7 @@ cudaError_t cudaFuncSetAttribute(const void *function, cudaFuncAttribute attribu
             return cudaSuccess;
         if (value < 0 || (size_t)value > SHARED_MOST)
             return cudaErrorInvalidValue;
-        machine->shared_limits[function] = {(size_t)value, 0};
+        machine->shared_limits[function] = (size_t)value;
         return cudaSuccess;
     });
 }
@@ -98,7 +98,7 @@ cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *attributes, const void *)
         if (machine->config.lacks_code)
             return cudaErrorNoKernelImageForDevice;
         *attributes = cudaFuncAttributes{};
-        attributes->maxThreadsPerBlock = 1024;
+        attributes->maxThreadsPerBlock = MAX_THREADS;
         return cudaSuccess;
     });
 }

@@ -6,6 +6,7 @@
  */
 #include "machine.h"
 
+#include <iterator>
 #include <linux/futex.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -49,32 +50,41 @@ static int signed_from(const char *variable, int otherwise)
     return text && *text ? (int)strtol(text, nullptr, 0) : otherwise;
 }
 
-static void clear_machine()
+void clear_device(int device)
 {
-    for (Device &d : machine->devices)
-        if (d.sticky == cudaSuccess)
-            d.sticky = cudaErrorUnknown; /* what is still queued is dropped */
-    while (!machine->streams.empty()) {
-        free_stream(*machine->streams.begin());
-        machine->streams.erase(machine->streams.begin());
+    for (int i = 0; i < MAX_DEVICES; i++)
+        if (is_of(i, device))
+            machine->devices[i].sticky = cudaErrorUnknown; /* what is still queued is dropped */
+    for (auto at = machine->streams.begin(); at != machine->streams.end();) {
+        if (!is_of((*at)->device, device)) {
+            ++at;
+            continue;
+        }
+        free_stream(*at);
+        at = machine->streams.erase(at);
     }
-    for (Device &d : machine->devices)
-        if (d.null_stream)
-            free_stream(d.null_stream);
-    while (!machine->events.empty()) {
-        free_event(*machine->events.begin());
-        machine->events.erase(machine->events.begin());
+    for (int i = 0; i < MAX_DEVICES; i++)
+        if (is_of(i, device) && machine->devices[i].null_stream) {
+            free_stream(machine->devices[i].null_stream);
+            machine->devices[i].null_stream = nullptr;
+        }
+    for (auto at = machine->events.begin(); at != machine->events.end();) {
+        if (!is_of((*at)->device, device)) {
+            ++at;
+            continue;
+        }
+        free_event(*at);
+        at = machine->events.erase(at);
     }
-    while (!machine->buffers.empty())
-        free_buffer(machine->buffers.begin());
-    delete machine;
-    machine = nullptr;
+    for (auto at = machine->buffers.begin(); at != machine->buffers.end();)
+        at = is_of(at->second.device, device) ? free_buffer(at) : std::next(at);
 }
 
 void start_machine(const cuda_on_cpu_config *config)
 {
     if (machine)
-        clear_machine();
+        clear_device(-1);
+    delete machine;
     machine = new Machine();
     machine->config = config ? *config : cuda_on_cpu_default();
     if (machine->config.n_devices > MAX_DEVICES)
@@ -127,17 +137,17 @@ static void count_live(int device, cuda_on_cpu_live *out)
         if (entry.second.device < 0 && device < 0) {
             out->pinned_buffers++;
             out->pinned_bytes += entry.second.n_bytes;
-        } else if (entry.second.device >= 0 && (device < 0 || entry.second.device == device)) {
+        } else if (entry.second.device >= 0 && is_of(entry.second.device, device)) {
             out->device_buffers++;
             out->device_bytes += entry.second.n_bytes;
         }
     }
     for (const Stream *s : machine->streams)
-        out->streams += device < 0 || s->device == device;
+        out->streams += is_of(s->device, device);
     for (const Event *e : machine->events)
-        out->events += device < 0 || e->device == device;
+        out->events += is_of(e->device, device);
     for (int i = 0; i < MAX_DEVICES; i++) {
-        if (device >= 0 && i != device)
+        if (!is_of(i, device))
             continue;
         out->peak_device_bytes += machine->devices[i].n_peak;
         out->failed |= machine->devices[i].sticky != cudaSuccess;

@@ -58,7 +58,7 @@ struct Stream {
     int device;
     unsigned n_polls;
     std::deque<Op> queue;
-    cuda_on_cpu::FiberPool *pool;
+    FiberPool *pool;
     void *tsan;
 };
 
@@ -82,17 +82,26 @@ struct Machine {
     std::map<uintptr_t, Buffer> buffers;
     std::set<Stream *> streams;
     std::set<Event *> events;
-    std::map<const void *, Buffer> shared_limits; /* n_bytes: what cudaFuncSetAttribute allowed a kernel */
+    std::map<const void *, size_t> shared_limits; /* of kernels, where cudaFuncSetAttribute set one */
 };
 
 extern Machine *machine;
 extern thread_local int device_now;
 extern thread_local cudaError_t last_error;
 
+/* Of one device, or of all with -1. What is pinned is of device -1. */
+inline bool is_of(int owner, int device)
+{
+    return device < 0 || owner == device;
+}
+
 /* ---- machine.cpp ---- */
 
 void lock();
 void unlock();
+/* Ends the streams of a device, or of all with -1, and drops what is queued; frees its events and buffers. The device is
+ * left failed. Pinned memory is nobody's: only -1 frees it. */
+void clear_device(int device);
 /* A fresh machine in the place of the one there may be; null stands for the default. Under the lock. */
 void start_machine(const cuda_on_cpu_config *config);
 
@@ -105,8 +114,8 @@ struct Call {
 
     explicit Call(bool counted = true);
     ~Call();
-    void count();
-    cudaError_t end(cudaError_t e);
+    void count();                   /* now, where the entry did not */
+    cudaError_t end(cudaError_t e); /* e, which becomes the thread's last error if it is one */
 };
 
 /* A call that stops when it fails: runs the body, whose value is its result. */
@@ -137,7 +146,8 @@ enum class Memory { pageable, pinned, device, outside };
 /* outside: begins in a buffer of ours and ends past it. */
 Memory classify(const void *pointer, size_t n_bytes, int *device);
 
-void free_buffer(std::map<uintptr_t, Buffer>::iterator at);
+/* Returns the next one. */
+std::map<uintptr_t, Buffer>::iterator free_buffer(std::map<uintptr_t, Buffer>::iterator at);
 
 /* ---- streams.cpp ---- */
 
@@ -151,7 +161,7 @@ void free_event(Event *e);
 void enqueue(Stream *s, Op op, bool now = false);
 /* The host has waited for the stream: it may now touch what the stream touched. */
 void join(Stream *s);
-void join_device(int device);
+void join_device(int device); /* -1: all */
 
 } // namespace cuda_on_cpu
 

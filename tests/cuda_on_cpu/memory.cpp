@@ -77,7 +77,7 @@ static cudaError_t new_buffer(void **out, size_t n_bytes, int device)
     return cudaSuccess;
 }
 
-void free_buffer(std::map<uintptr_t, Buffer>::iterator at)
+std::map<uintptr_t, Buffer>::iterator free_buffer(std::map<uintptr_t, Buffer>::iterator at)
 {
     asan_unpoison((void *)at->first, at->second.n_bytes);
     if (at->second.device >= 0)
@@ -85,7 +85,7 @@ void free_buffer(std::map<uintptr_t, Buffer>::iterator at)
     else
         machine->n_pinned -= at->second.n_bytes;
     free((void *)at->first);
-    machine->buffers.erase(at);
+    return machine->buffers.erase(at);
 }
 
 } // namespace cuda_on_cpu

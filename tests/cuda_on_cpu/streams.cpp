@@ -40,7 +40,7 @@ static void flush(Stream *s, const Record *until);
 
 static bool is_dead(const Stream *s)
 {
-    return machine->devices[s->device].sticky != cudaSuccess;
+    return error_of(s->device) != cudaSuccess;
 }
 
 /* Work of another library may have to wait for its like on other devices; so does what comes after it, and what waits
@@ -140,7 +140,7 @@ void join(Stream *s)
 static bool is_busy(int device)
 {
     for (Stream *s : machine->streams) {
-        if (device >= 0 && s->device != device)
+        if (!is_of(s->device, device))
             continue;
         flush(s, nullptr);
         if (!s->queue.empty())
@@ -154,10 +154,10 @@ void join_device(int device)
     while (is_busy(device)) /* streams come and go meanwhile */
         let_others();
     for (Stream *s : machine->streams)
-        if (device < 0 || s->device == device)
+        if (is_of(s->device, device))
             join(s);
     for (int i = 0; i < MAX_DEVICES; i++)
-        if ((device < 0 || i == device) && machine->devices[i].null_stream)
+        if (is_of(i, device) && machine->devices[i].null_stream)
             join(machine->devices[i].null_stream);
 }
 
