@@ -29,7 +29,7 @@ def main():
         print("skipped: clang-format 14 is not installed (docker/install-deps.sh --dev)")
         return 77
     tops = ("include", "host", "kernels", "bench", "tests")
-    files = sorted(p for top in tops for p in (ROOT / top).rglob("*") if p.suffix in (".c", ".h", ".cu", ".cuh"))
+    files = sorted(p for top in tops for p in (ROOT / top).rglob("*") if p.suffix in (".c", ".h", ".cu", ".cuh", ".cpp"))
     result = subprocess.run([tool, "--dry-run", "-Werror"] + [str(p) for p in files], capture_output=True, text=True)
     print(result.stderr, end="")
     print(f"{len(files)} files checked")

@@ -50,8 +50,8 @@ LIBRARY_FORBIDDEN = ("printf fprintf vprintf vfprintf puts fputs putchar putc fp
 # No bounds, no errors, hidden state, or a shell.
 PRODUCT_FORBIDDEN = "strcpy strcat sprintf vsprintf gets strtok atoi atol atoll atof system popen alloca".split()
 
-MAX_LINES = 700
-CODE = {".c", ".h", ".cu", ".cuh", ".def"}
+MAX_LINES = 600
+CODE = {".c", ".h", ".cu", ".cuh", ".cpp", ".def"}
 SCRIPTS = {".py", ".sh"}
 
 

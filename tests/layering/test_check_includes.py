@@ -33,6 +33,7 @@ CLEAN = {
     "kernels/common/number_format.h": COMMENT,
     "kernels/elementwise/combine.h": COMMENT + '#include "common/hd.h"\n#include "methods/method.h"\n',
     "tests/unit/test_x.c": COMMENT + '#include "plan/plan.h"\nint main(void) { printf("x"); }\n',
+    "tests/unit/test_y.c": COMMENT + "int x;\n" * 599,
     "bootstrap.sh": "#!/bin/sh\n# starts everything\n",
 }
 
@@ -57,7 +58,7 @@ PLANTED = [
     ("inline PTX", "kernels/elementwise/bad.cu", COMMENT + 'void f() { asm("nop;"); }\n', "no inline PTX"),
     ("default stream", "host/engine/backend_cuda.c", COMMENT + "void f(void) { cudaMemcpy(a, b, 1, 2); }\n", "explicit"),
     ("kernel without comment", "kernels/statistics/bad.cuh", "int x;\n", "first comment"),
-    ("long kernel", "kernels/statistics/bad.cu", COMMENT + "int x;\n" * 700, "701 lines"),
+    ("long kernel", "kernels/statistics/bad.cu", COMMENT + "int x;\n" * 600, "601 lines"),
     ("measure sees plan", "host/measure/bad.c", COMMENT + '#include "plan/plan.h"\n', "must not include"),
     ("mapped input", "host/checkpoint/bad.c", COMMENT + "void *f(int fd) { return mmap(0, 1, 2, 3, fd, 5); }\n", "never mapped"),
     ("library prints", "host/engine/bad.c", COMMENT + 'void f(void) { printf("x"); }\n', "never prints"),
@@ -65,7 +66,11 @@ PLANTED = [
     ("unsafe copy", "bench/bad.c", COMMENT + "void f(char *s) { strcpy(s, s); }\n", "strcpy()"),
     ("no first comment", "host/base/bad.c", "int x;\n", "first comment"),
     ("unknown room", "host/misc/bad.c", COMMENT, "no room"),
-    ("long file", "host/base/bad.c", COMMENT + "int x;\n" * 700, "701 lines"),
+    ("long file", "host/base/bad.c", COMMENT + "int x;\n" * 600, "601 lines"),
+    ("long header", "include/bad.h", COMMENT + "int x;\n" * 600, "601 lines"),
+    ("long test", "tests/unit/bad.c", COMMENT + "int x;\n" * 600, "601 lines"),
+    ("long test in C++", "tests/cuda_on_cpu/bad.cpp", COMMENT + "int x;\n" * 600, "601 lines"),
+    ("long script", "bench/bad.py", "# too much\n" + "x = 1\n" * 600, "601 lines"),
     ("script without comment", "bad.sh", "#!/bin/sh\nexit 0\n", "first comment"),
 ]
 
