@@ -23,6 +23,28 @@
 #define ROWS_PER_BLOCK (ROW_THREADS / FIXED_SUM_LANES)
 #define COLUMN_THREADS 128
 
+/* What the kernels of rows and of columns are told alike. */
+template <class ARGS>
+static inline ARGS vector_args(const struct merge_op *op, const struct merge_tile *tile, int *dtype)
+{
+    ARGS a = {};
+    a.in = gram_inputs_of(op, tile, dtype);
+    a.n_elems = tile->n_elems;
+    a.row_elems = static_cast<size_t>(op->row_elems);
+    a.column = static_cast<size_t>(tile->first_elem % op->row_elems);
+    return a;
+}
+
+/* `two` for two models; more of them take n_blocks of `more` per square. */
+template <class ARGS>
+static inline cudaError_t launch_squares(void (*two)(ARGS), void (*more)(ARGS), unsigned n_blocks, unsigned n_threads,
+                                         const ARGS &a, cudaStream_t stream)
+{
+    if (a.in.n_models > 2)
+        return WM_LAUNCH(more, n_blocks * gram_squares<GRAM_SIDE>(a.in.n_models), n_threads, 0, stream, a);
+    return WM_LAUNCH(two, n_blocks, n_threads, 0, stream, a);
+}
+
 /* ---- rows ---------------------------------------------------------------------------------------------------- */
 
 struct gram_row_args {
@@ -85,11 +107,7 @@ static cudaError_t launch_rows(const struct merge_op *op, const struct statistic
                                double *results, cudaStream_t stream)
 {
     int dtype;
-    gram_row_args a = {};
-    a.in = gram_inputs_of(op, tile, &dtype);
-    a.n_elems = tile->n_elems;
-    a.row_elems = static_cast<size_t>(op->row_elems);
-    a.column = static_cast<size_t>(tile->first_elem % op->row_elems);
+    gram_row_args a = vector_args<gram_row_args>(op, tile, &dtype);
     a.n_rows = static_cast<size_t>(op->n_rows);
     a.n_pieces = (a.column + a.n_elems + a.row_elems - 1) / a.row_elems;
     a.sums = results + tile->first_elem / op->row_elems;
@@ -97,13 +115,9 @@ static cudaError_t launch_rows(const struct merge_op *op, const struct statistic
     size_t n_open = static_cast<size_t>(s->n_pairs) * FIXED_SUM_LANES;
     a.open_before = open + tile->index % 2 * n_open;
     a.open_after = open + (tile->index + 1) % 2 * n_open;
-    unsigned n_blocks = launch_blocks(a.n_pieces, ROWS_PER_BLOCK);
-    void (*kernel)(const gram_row_args) = WALK_KERNEL_BY_DTYPE(dtype, gram_row_kernel, 2);
-    if (op->n_models > 2) {
-        kernel = WALK_KERNEL_BY_DTYPE(dtype, gram_row_kernel, GRAM_SIDE);
-        n_blocks *= gram_squares<GRAM_SIDE>(op->n_models);
-    }
-    return WM_LAUNCH(kernel, n_blocks, ROW_THREADS, 0, stream, a);
+    return launch_squares(WALK_KERNEL_BY_DTYPE(dtype, gram_row_kernel, 2),
+                          WALK_KERNEL_BY_DTYPE(dtype, gram_row_kernel, GRAM_SIDE),
+                          launch_blocks(a.n_pieces, ROWS_PER_BLOCK), ROW_THREADS, a, stream);
 }
 
 /* ---- columns ------------------------------------------------------------------------------------------------- */
@@ -150,20 +164,12 @@ static cudaError_t launch_columns(const struct merge_op *op, const struct merge_
                                   cudaStream_t stream)
 {
     int dtype;
-    gram_column_args a = {};
-    a.in = gram_inputs_of(op, tile, &dtype);
-    a.n_elems = tile->n_elems;
-    a.row_elems = static_cast<size_t>(op->row_elems);
-    a.column = static_cast<size_t>(tile->first_elem % op->row_elems);
+    gram_column_args a = vector_args<gram_column_args>(op, tile, &dtype);
     a.n_columns = a.n_elems < a.row_elems ? a.n_elems : a.row_elems;
     a.sums = results;
-    unsigned n_blocks = launch_blocks(a.n_columns, COLUMN_THREADS);
-    void (*kernel)(const gram_column_args) = WALK_KERNEL_BY_DTYPE(dtype, gram_column_kernel, 2);
-    if (op->n_models > 2) {
-        kernel = WALK_KERNEL_BY_DTYPE(dtype, gram_column_kernel, GRAM_SIDE);
-        n_blocks *= gram_squares<GRAM_SIDE>(op->n_models);
-    }
-    return WM_LAUNCH(kernel, n_blocks, COLUMN_THREADS, 0, stream, a);
+    return launch_squares(WALK_KERNEL_BY_DTYPE(dtype, gram_column_kernel, 2),
+                          WALK_KERNEL_BY_DTYPE(dtype, gram_column_kernel, GRAM_SIDE),
+                          launch_blocks(a.n_columns, COLUMN_THREADS), COLUMN_THREADS, a, stream);
 }
 
 cudaError_t device_vector_gram_launch(const struct merge_op *op, const struct statistics *s,
