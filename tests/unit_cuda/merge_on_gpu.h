@@ -1,7 +1,8 @@
 /*
  * merge_on_gpu.h: what the tests of whole merges on pretended GPUs share.
  *
- * What lives here: options for small merges, and what was heard while one ran. What it must not know: machines.
+ * What lives here: a rig that merges one recipe by the CPU and then on one machine after the other, and hears what is said
+ * while it does. What it must not know: which machines, and what happens on them.
  */
 #ifndef WM_TESTS_MERGE_ON_GPU_H
 #define WM_TESTS_MERGE_ON_GPU_H
@@ -45,11 +46,20 @@ static inline void set_up(struct wm_options *o, struct heard *h, enum wm_device 
     o->memory_bytes = 64u << 20; /* the shim fills what is allocated, and hundreds of merges follow */
 }
 
-static inline void expect_merge(const struct fixture *f, const char *out, const struct wm_options *o)
+/* Small models, a recipe, what the CPU makes of it, and the merge that comes next. */
+struct gpu_rig {
+    struct fixture f;
+    struct hash128 expected; /* what rig_recipe found */
+    int n_recipes;
+    struct wm_options o;
+    struct heard h;
+};
+
+static inline void expect_merge(const struct gpu_rig *r, const char *out)
 {
     struct wm_error err = WM_ERROR_INIT;
 
-    if (fixture_merge(f, "c.yml", out, o, &err) != WM_OK)
+    if (fixture_merge(&r->f, "c.yml", out, &r->o, &err) != WM_OK)
         fail_msg("%s: %s", out, err.message);
 }
 
@@ -61,14 +71,36 @@ static inline void expect_no_leaks(void)
         fail_msg("%s", text);
 }
 
-static inline struct hash128 on_the_cpu(const struct fixture *f, const char *out)
+/* The caller ends it with fixture_release(&r->f). */
+static inline void rig_init(struct gpu_rig *r)
 {
-    struct wm_options o;
-    struct heard h;
+    memset(r, 0, sizeof *r);
+    fixture_init(&r->f);
+    merge_cases_write_models(&r->f);
+}
 
-    set_up(&o, &h, WM_DEVICE_CPU);
-    expect_merge(f, out, &o);
-    return fixture_digest(f, out);
+/* c.yml from now on; the CPU merges it. */
+static inline void rig_recipe(struct gpu_rig *r, const char *yaml)
+{
+    char out[32];
+
+    merge_cases_write_config(&r->f, "c.yml", yaml);
+    snprintf(out, sizeof out, "cpu%d", r->n_recipes++);
+    set_up(&r->o, &r->h, WM_DEVICE_CPU);
+    expect_merge(r, out);
+    r->expected = fixture_digest(&r->f, out);
+}
+
+/* A fresh machine (NULL: the default), and options as set_up makes them, for the caller to change before the merge. */
+static inline void rig_machine(struct gpu_rig *r, const struct cuda_on_cpu_config *machine, enum wm_device device)
+{
+    cuda_on_cpu_configure(machine);
+    set_up(&r->o, &r->h, device);
+}
+
+static inline bool rig_has_cpu_bytes(const struct gpu_rig *r, const char *out)
+{
+    return hash128_equal(r->expected, fixture_digest(&r->f, out));
 }
 
 #endif

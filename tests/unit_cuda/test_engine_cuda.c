@@ -21,39 +21,32 @@ static void a_gpu_gives_the_cpus_bytes(void **state)
                     {1, (size_t)256 << 20, true},
                     {1, (size_t)3 << 20, true},
                     {3, (size_t)32 << 20, true}};
-    struct fixture f;
+    struct gpu_rig rig;
     char out[32];
 
     (void)state;
-    fixture_init(&f);
-    merge_cases_write_models(&f);
+    rig_init(&rig);
     for (size_t r = RECIPE_STEP > 1; r < merge_cases_count; r += RECIPE_STEP) {
-        struct hash128 expected;
-        merge_cases_write_config(&f, "c.yml", merge_cases_recipes[r]);
-        snprintf(out, sizeof out, "cpu%zu", r);
-        expected = on_the_cpu(&f, out);
+        rig_recipe(&rig, merge_cases_recipes[r]);
         for (size_t m = 0; m < sizeof machines / sizeof *machines; m++) {
             struct cuda_on_cpu_config machine = cuda_on_cpu_default();
             struct cuda_on_cpu_counts counts;
-            struct wm_options o;
-            struct heard h;
             machine.n_devices = machines[m].devices;
             machine.memory_bytes = machines[m].memory;
             machine.lazy_streams = machines[m].lazy;
-            cuda_on_cpu_configure(&machine);
-            set_up(&o, &h, WM_DEVICE_CUDA);
-            o.verify_per_1000 = m == 1 ? 1000 : 0;
+            rig_machine(&rig, &machine, WM_DEVICE_CUDA);
+            rig.o.verify_per_1000 = m == 1 ? 1000 : 0;
             snprintf(out, sizeof out, "gpu%zu-%zu", r, m);
-            expect_merge(&f, out, &o);
-            if (!hash128_equal(expected, fixture_digest(&f, out)))
+            expect_merge(&rig, out);
+            if (!rig_has_cpu_bytes(&rig, out))
                 fail_msg("recipe %zu, machine %zu: other bytes than the CPU's", r, m);
-            assert_string_equal(h.warning, "");
+            assert_string_equal(rig.h.warning, "");
             cuda_on_cpu_get_counts(&counts);
             assert_true(counts.launches > 0);
             expect_no_leaks();
         }
     }
-    fixture_release(&f);
+    fixture_release(&rig.f);
 }
 
 /* ---- who computes Gram matrices of rows and columns ------------------------------------------------------------- */
@@ -110,34 +103,27 @@ cudaError_t __wrap_cudaEventSynchronize(cudaEvent_t event)
  * the GPU's, the next tile is launched before the last one is waited for, and the bytes are the CPU's. */
 static void rows_and_columns_stay_on_the_gpu(void **state)
 {
-    struct fixture f;
+    struct gpu_rig rig;
     char out[32];
     int n_merges = 0;
 
     (void)state;
-    fixture_init(&f);
-    merge_cases_write_models(&f);
+    rig_init(&rig);
     for (size_t r = 0; r < merge_cases_count; r++) {
-        struct hash128 expected;
         if (!strstr(merge_cases_recipes[r], "nuslerp_flatten: false"))
             continue;
-        merge_cases_write_config(&f, "c.yml", merge_cases_recipes[r]);
-        snprintf(out, sizeof out, "cpu%zu", r);
-        expected = on_the_cpu(&f, out);
+        rig_recipe(&rig, merge_cases_recipes[r]);
         for (int lazy = 0; lazy < 2; lazy++, n_merges++) {
             struct cuda_on_cpu_config machine = cuda_on_cpu_default();
-            struct wm_options o;
-            struct heard h;
             machine.lazy_streams = lazy;
-            cuda_on_cpu_configure(&machine);
-            set_up(&o, &h, WM_DEVICE_CUDA);
-            o.verify_per_1000 = 1000;
+            rig_machine(&rig, &machine, WM_DEVICE_CUDA);
+            rig.o.verify_per_1000 = 1000;
             vector_passes.on_gpu = vector_passes.on_cpu = 0;
             vector_passes.counting = true;
             snprintf(out, sizeof out, "gpu%zu-%d", r, lazy);
-            expect_merge(&f, out, &o);
+            expect_merge(&rig, out);
             vector_passes.counting = false;
-            assert_true(hash128_equal(expected, fixture_digest(&f, out)));
+            assert_true(rig_has_cpu_bytes(&rig, out));
             assert_int_equal(vector_passes.on_gpu, 5 + 5); /* model.embed_tokens.weight and model.layers.0.a */
             assert_int_equal(vector_passes.on_cpu, 0);
             expect_no_leaks();
@@ -145,38 +131,33 @@ static void rows_and_columns_stay_on_the_gpu(void **state)
     }
     assert_int_equal(n_merges, 4);
     assert_true(vector_passes.most_unawaited > 1); /* readers may be late in one of the merges, not in all */
-    fixture_release(&f);
+    fixture_release(&rig.f);
 }
 
 static void no_gpu_is_said_or_done_without(void **state)
 {
     struct cuda_on_cpu_config machine = cuda_on_cpu_default();
     struct wm_error err = WM_ERROR_INIT;
-    struct wm_options o;
-    struct fixture f;
-    struct heard h;
+    struct gpu_rig r;
 
     (void)state;
-    fixture_init(&f);
-    merge_cases_write_models(&f);
-    merge_cases_write_config(&f, "c.yml", merge_cases_recipes[0]);
+    rig_init(&r);
+    merge_cases_write_config(&r.f, "c.yml", merge_cases_recipes[0]);
     for (int n = -1; n <= 0; n++) {
         machine.n_devices = n;
-        cuda_on_cpu_configure(&machine);
-        set_up(&o, &h, WM_DEVICE_CUDA);
+        rig_machine(&r, &machine, WM_DEVICE_CUDA);
         err = (struct wm_error)WM_ERROR_INIT;
-        assert_int_equal(fixture_merge(&f, "c.yml", "none", &o, &err), WM_NO_DEVICE);
-        set_up(&o, &h, WM_DEVICE_AUTO);
-        expect_merge(&f, n ? "auto1" : "auto0", &o);
+        assert_int_equal(fixture_merge(&r.f, "c.yml", "none", &r.o, &err), WM_NO_DEVICE);
+        set_up(&r.o, &r.h, WM_DEVICE_AUTO);
+        expect_merge(&r, n ? "auto1" : "auto0");
     }
     machine.n_devices = 2;
-    cuda_on_cpu_configure(&machine);
-    set_up(&o, &h, WM_DEVICE_CUDA);
-    o.device_index = 3; /* cuda:2 */
+    rig_machine(&r, &machine, WM_DEVICE_CUDA);
+    r.o.device_index = 3; /* cuda:2 */
     err = (struct wm_error)WM_ERROR_INIT;
-    assert_int_equal(fixture_merge(&f, "c.yml", "third", &o, &err), WM_NO_DEVICE);
+    assert_int_equal(fixture_merge(&r.f, "c.yml", "third", &r.o, &err), WM_NO_DEVICE);
     assert_non_null(strstr(err.message, "no GPU 2"));
-    fixture_release(&f);
+    fixture_release(&r.f);
 }
 
 int main(void)

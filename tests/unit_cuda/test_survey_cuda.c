@@ -1,17 +1,7 @@
 /* The survey on pretended GPUs: the CPU's statistics and the CPU's merge, counted by the GPUs, whatever the streams do, the
  * memory holds, the n-th call returns, or the user stops; a GPU that is lost takes nothing with it. */
-#include "base/file.h"
-#include "cuda_on_cpu.h"
 #include "engine/survey.h"
-#include "support/merge_cases.h"
-
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
-#include <cmocka.h>
+#include "merge_on_gpu.h"
 
 /* A sanitizer makes each merge ten times as long: there fewer calls fail. */
 #if defined(__SANITIZE_THREAD__)
@@ -38,63 +28,44 @@ struct machine {
     bool lazy;
 };
 
-struct heard {
-    char warning[1024];
-    int n_surveying, stop_at; /* the stop_at-th call of progress in the survey stops the run; 0: none does */
-};
-
-static void hear(void *user, const struct wm_problem *problem)
-{
-    struct heard *h = user;
-
-    if (problem->severity == WM_WARNING)
-        snprintf(h->warning, sizeof h->warning, "%s", problem->text);
-}
+/* The stop_at-th call of progress in the survey stops the run; 0: none does. */
+static int n_surveying, stop_at;
 
 static int look(void *user, const struct wm_progress *progress)
 {
-    struct heard *h = user;
-
+    (void)user;
     if (strcmp(progress->phase, "surveying") == 0)
-        h->n_surveying++;
+        n_surveying++;
     assert_true(progress->bytes_read <= progress->bytes_to_read);
-    return h->stop_at && h->n_surveying == h->stop_at;
+    return stop_at && n_surveying == stop_at;
 }
 
-static void set_up(struct wm_options *o, struct heard *h, enum wm_device device)
+/* rig_machine, and the run is watched. */
+static void begin_run(struct gpu_rig *r, const struct cuda_on_cpu_config *config, enum wm_device device)
 {
-    struct wm_options fresh = WM_OPTIONS_INIT;
-
-    *o = fresh;
-    memset(h, 0, sizeof *h);
-    o->device = device;
-    o->on_problem = hear;
-    o->on_progress = look;
-    o->user = h;
-    o->sync = 0;
-    o->n_threads = 2;
-    o->tile_bytes = 64 << 10;
-    o->memory_bytes = 64u << 20;
+    rig_machine(r, config, device);
+    r->o.on_progress = look;
+    n_surveying = stop_at = 0;
 }
 
-static void make_machine(const struct machine *m)
+static struct cuda_on_cpu_config config_of(const struct machine *m)
 {
     struct cuda_on_cpu_config config = cuda_on_cpu_default();
 
     config.n_devices = m->devices;
     config.memory_bytes = m->memory;
     config.lazy_streams = m->lazy;
-    cuda_on_cpu_configure(&config);
+    return config;
 }
 
-static enum wm_status stats(const struct fixture *f, const char *out, const struct wm_options *o, struct wm_error *err)
+static enum wm_status stats(const struct gpu_rig *r, const char *out, struct wm_error *err)
 {
     struct wm_merge *merge = NULL;
     char *text = NULL;
-    enum wm_status st = wm_merge_open(&merge, fixture_path(f, "c.yml"), o, err);
+    enum wm_status st = wm_merge_open(&merge, fixture_path(&r->f, "c.yml"), &r->o, err);
 
     if (st == WM_OK)
-        st = wm_merge_plan(merge, fixture_path(f, out), err);
+        st = wm_merge_plan(merge, fixture_path(&r->f, out), err);
     if (st == WM_OK)
         st = wm_merge_stats(merge, 1, &text, err);
     wm_text_free(text);
@@ -126,21 +97,18 @@ static void expect_kept(const struct fixture *f, const char *out, const char *ex
 }
 
 /* The models, the CPU's statistics and its merge. */
-static char *begin(struct fixture *f, struct hash128 *merged)
+static char *begin(struct gpu_rig *r)
 {
     struct wm_error err = WM_ERROR_INIT;
-    struct wm_options o;
-    struct heard h;
     char *found;
 
-    fixture_init(f);
-    merge_cases_write_models(f);
-    merge_cases_write_config(f, "c.yml", recipe);
-    set_up(&o, &h, WM_DEVICE_CPU);
-    assert_int_equal(stats(f, "cpu", &o, &err), WM_OK);
-    found = kept(f, "cpu");
-    assert_int_equal(fixture_merge(f, "c.yml", "cpu", &o, &err), WM_OK);
-    *merged = fixture_digest(f, "cpu");
+    rig_init(r);
+    merge_cases_write_config(&r->f, "c.yml", recipe);
+    begin_run(r, NULL, WM_DEVICE_CPU);
+    assert_int_equal(stats(r, "cpu", &err), WM_OK);
+    found = kept(&r->f, "cpu");
+    expect_merge(r, "cpu");
+    r->expected = fixture_digest(&r->f, "cpu");
     return found;
 }
 
@@ -157,26 +125,23 @@ static void gpus_find_what_the_cpu_finds(void **state)
                                               {(size_t)3 << 20, 0, N_TILES, 1, true},
                                               {(size_t)256 << 20, 3 << 20, N_TILES, 2, true}};
     enum { COUNT_COPIES = 3 + 2 + 1 }; /* the counts of three models, in pieces of 512 KB */
-    struct hash128 merged;
-    struct fixture f;
-    char *found = begin(&f, &merged), text[300], out[16];
+    struct gpu_rig r;
+    char *found = begin(&r), text[300], out[16];
 
     (void)state;
     for (size_t i = 0; i < sizeof machines / sizeof *machines; i++) {
         const struct machine *m = &machines[i];
+        const struct cuda_on_cpu_config config = config_of(m);
         struct wm_error err = WM_ERROR_INIT;
         struct cuda_on_cpu_counts counts;
         struct cuda_on_cpu_live live;
-        struct wm_options o;
-        struct heard h;
         snprintf(out, sizeof out, "gpu%zu", i);
-        make_machine(m);
-        set_up(&o, &h, WM_DEVICE_CUDA);
-        o.device_memory_bytes = m->budget;
-        if (stats(&f, out, &o, &err) != WM_OK)
+        begin_run(&r, &config, WM_DEVICE_CUDA);
+        r.o.device_memory_bytes = m->budget;
+        if (stats(&r, out, &err) != WM_OK)
             fail_msg("machine %zu: %s", i, err.message);
-        expect_kept(&f, out, found);
-        assert_string_equal(h.warning, "");
+        expect_kept(&r.f, out, found);
+        assert_string_equal(r.h.warning, "");
         cuda_on_cpu_get_counts(&counts);
         assert_int_equal(counts.launches, m->launches);
         assert_true(counts.pageable_copies <= (uint64_t)(m->devices * COUNT_COPIES));
@@ -187,20 +152,19 @@ static void gpus_find_what_the_cpu_finds(void **state)
         }
         if (cuda_on_cpu_leaks(text, sizeof text))
             fail_msg("machine %zu: %s", i, text);
-        if (fixture_merge(&f, "c.yml", out, &o, &err) != WM_OK)
+        if (fixture_merge(&r.f, "c.yml", out, &r.o, &err) != WM_OK)
             fail_msg("machine %zu: %s", i, err.message);
-        assert_true(hash128_equal(merged, fixture_digest(&f, out)));
+        assert_true(rig_has_cpu_bytes(&r, out));
     }
     free(found);
-    fixture_release(&f);
+    fixture_release(&r.f);
 }
 
 /* In the middle of each pass, and where its counts are collected: the last GPU of several, or the only one. */
 static void a_lost_gpu_is_done_without(void **state)
 {
-    struct hash128 merged;
-    struct fixture f;
-    char *found = begin(&f, &merged), out[32];
+    struct gpu_rig r;
+    char *found = begin(&r), out[32];
     int n_lost = 0;
 
     (void)state;
@@ -209,28 +173,25 @@ static void a_lost_gpu_is_done_without(void **state)
             struct wm_error err = WM_ERROR_INIT;
             struct cuda_on_cpu_config config = cuda_on_cpu_default();
             struct cuda_on_cpu_counts counts;
-            struct wm_options o;
-            struct heard h;
             config.n_devices = devices;
             config.memory_bytes = (size_t)64 << 20;
             config.lazy_streams = n % 2 == 0;
             config.fail_at = n;
             config.fail_code = ILLEGAL_ADDRESS;
             config.fail_device = devices - 1;
-            cuda_on_cpu_configure(&config);
-            set_up(&o, &h, WM_DEVICE_CUDA);
+            begin_run(&r, &config, WM_DEVICE_CUDA);
             snprintf(out, sizeof out, "lost%d-%d", devices, (int)n);
-            if (stats(&f, out, &o, &err) != WM_OK) {
+            if (stats(&r, out, &err) != WM_OK) {
                 assert_non_null(strstr(err.message, "GPU")); /* while it was being started */
                 assert_true(n < 60);
                 continue;
             }
-            expect_kept(&f, out, found);
-            if (!h.warning[0])
+            expect_kept(&r.f, out, found);
+            if (!r.h.warning[0])
                 break; /* more calls than there are */
             n_lost++;
-            assert_non_null(strstr(h.warning, "failed while"));
-            assert_non_null(strstr(h.warning, "began again without it"));
+            assert_non_null(strstr(r.h.warning, "failed while"));
+            assert_non_null(strstr(r.h.warning, "began again without it"));
             cuda_on_cpu_get_counts(&counts);
             if (devices > 1) /* the others did it all */
                 assert_true(counts.launches >= N_PASSES * N_TILES);
@@ -238,23 +199,20 @@ static void a_lost_gpu_is_done_without(void **state)
     }
     assert_true(n_lost >= (STEP > 1 ? 1 : 40));
     free(found);
-    fixture_release(&f);
+    fixture_release(&r.f);
 }
 
 /* The merge goes on with the GPUs that are left, or the CPU, and says what happened. */
 static void the_merge_does_not_use_a_gpu_that_was_lost(void **state)
 {
-    struct hash128 merged;
-    struct fixture f;
-    char *found = begin(&f, &merged), out[32];
+    struct gpu_rig r;
+    char *found = begin(&r), out[32];
 
     (void)state;
     for (int devices = 1; devices <= 2; devices++)
         for (int lost = 0; lost < devices; lost++) {
             struct cuda_on_cpu_config config = cuda_on_cpu_default();
             struct wm_error err = WM_ERROR_INIT;
-            struct wm_options o;
-            struct heard h;
             char name[32];
             config.n_devices = devices;
             config.memory_bytes = (size_t)64 << 20;
@@ -262,18 +220,17 @@ static void the_merge_does_not_use_a_gpu_that_was_lost(void **state)
             config.fail_at = 45; /* its first tiles */
             config.fail_code = ILLEGAL_ADDRESS;
             config.fail_device = lost;
-            cuda_on_cpu_configure(&config);
-            set_up(&o, &h, WM_DEVICE_CUDA);
+            begin_run(&r, &config, WM_DEVICE_CUDA);
             snprintf(out, sizeof out, "merged%d-%d", devices, lost);
-            if (fixture_merge(&f, "c.yml", out, &o, &err) != WM_OK)
+            if (fixture_merge(&r.f, "c.yml", out, &r.o, &err) != WM_OK)
                 fail_msg("GPU %d of %d lost: %s", lost, devices, err.message);
-            assert_true(hash128_equal(merged, fixture_digest(&f, out)));
+            assert_true(rig_has_cpu_bytes(&r, out));
             snprintf(name, sizeof name, "GPU %d failed while", lost);
-            assert_non_null(strstr(h.warning, name));
-            assert_non_null(strstr(h.warning, "began again without it"));
+            assert_non_null(strstr(r.h.warning, name));
+            assert_non_null(strstr(r.h.warning, "began again without it"));
         }
     free(found);
-    fixture_release(&f);
+    fixture_release(&r.f);
 }
 
 /* Once or for good, at any call of the survey: the right statistics, or an error and no statistics, and then the same
@@ -281,9 +238,8 @@ static void the_merge_does_not_use_a_gpu_that_was_lost(void **state)
 static void the_nth_call_may_fail(void **state)
 {
     static const int codes[] = {ILLEGAL_ADDRESS, OUT_OF_MEMORY};
-    struct hash128 merged;
-    struct fixture f;
-    char *found = begin(&f, &merged), out[32];
+    struct gpu_rig r;
+    char *found = begin(&r), out[32];
     int n_went_on = 0, n_ended = 0;
 
     (void)state;
@@ -292,28 +248,24 @@ static void the_nth_call_may_fail(void **state)
             struct cuda_on_cpu_config config = cuda_on_cpu_default();
             struct cuda_on_cpu_counts counts;
             struct wm_error err = WM_ERROR_INIT;
-            struct wm_options o;
-            struct heard h;
             config.n_devices = 2;
             config.memory_bytes = (size_t)16 << 20;
             config.lazy_streams = n % 2 == 0;
             config.fail_at = n;
             config.fail_code = codes[c];
             config.fail_device = -1;
-            cuda_on_cpu_configure(&config);
-            set_up(&o, &h, WM_DEVICE_CUDA);
+            begin_run(&r, &config, WM_DEVICE_CUDA);
             snprintf(out, sizeof out, "out%zu-%d", c, (int)n);
-            if (stats(&f, out, &o, &err) == WM_OK) {
-                n_went_on += h.warning[0] != 0;
+            if (stats(&r, out, &err) == WM_OK) {
+                n_went_on += r.h.warning[0] != 0;
             } else {
                 n_ended++;
                 assert_true(strlen(err.message) > 20);
-                cuda_on_cpu_configure(NULL);
-                set_up(&o, &h, WM_DEVICE_CPU);
+                begin_run(&r, NULL, WM_DEVICE_CPU);
                 err = (struct wm_error)WM_ERROR_INIT;
-                assert_int_equal(stats(&f, out, &o, &err), WM_OK);
+                assert_int_equal(stats(&r, out, &err), WM_OK);
             }
-            expect_kept(&f, out, found);
+            expect_kept(&r.f, out, found);
             cuda_on_cpu_get_counts(&counts);
             if (counts.calls && counts.calls < n)
                 break;
@@ -322,41 +274,38 @@ static void the_nth_call_may_fail(void **state)
     assert_true(n_went_on > (STEP > 1 ? 0 : 20));
     assert_true(n_ended > 0);
     free(found);
-    fixture_release(&f);
+    fixture_release(&r.f);
 }
 
 /* At every call of progress: nothing is left on the devices, and the next run finds the same. */
 static void stopped_anywhere(void **state)
 {
     static const struct machine machine = {.memory = (size_t)64 << 20, .devices = 2, .lazy = true};
-    struct hash128 merged;
-    struct fixture f;
-    char *found = begin(&f, &merged), text[300], out[16];
+    const struct cuda_on_cpu_config config = config_of(&machine);
+    struct gpu_rig r;
+    char *found = begin(&r), text[300], out[16];
     int n_stopped = 0;
 
     (void)state;
-    for (int stop_at = 1; stop_at < 40; stop_at += STOP_STEP) {
+    for (int stop = 1; stop < 40; stop += STOP_STEP) {
         struct wm_error err = WM_ERROR_INIT;
-        struct wm_options o;
-        struct heard h;
-        make_machine(&machine);
-        snprintf(out, sizeof out, "out%d", stop_at);
-        set_up(&o, &h, WM_DEVICE_CUDA);
-        h.stop_at = stop_at;
-        if (stats(&f, out, &o, &err) == WM_OK)
+        begin_run(&r, &config, WM_DEVICE_CUDA);
+        snprintf(out, sizeof out, "out%d", stop);
+        stop_at = stop;
+        if (stats(&r, out, &err) == WM_OK)
             break;
         n_stopped++;
         assert_int_equal(err.status, WM_CANCELLED);
         if (cuda_on_cpu_leaks(text, sizeof text))
-            fail_msg("stopped at call %d: %s", stop_at, text);
-        h.stop_at = 0;
+            fail_msg("stopped at call %d: %s", stop, text);
+        stop_at = 0;
         err = (struct wm_error)WM_ERROR_INIT;
-        assert_int_equal(stats(&f, out, &o, &err), WM_OK);
-        expect_kept(&f, out, found);
+        assert_int_equal(stats(&r, out, &err), WM_OK);
+        expect_kept(&r.f, out, found);
     }
     assert_true(n_stopped >= (STOP_STEP > 1 ? 1 : N_PASSES));
     free(found);
-    fixture_release(&f);
+    fixture_release(&r.f);
 }
 
 int main(void)
