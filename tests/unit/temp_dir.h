@@ -1,12 +1,13 @@
 /*
  * temp_dir.h: a folder of a test's own.
  *
- * What lives here: making it, naming files in it, and removing it with all that is inside. Failures of the machine
- * end the program. What it must not know: what the files are.
+ * What lives here: making it, naming files in it, and removing it with all that is inside, for one test or as cmocka's
+ * set-up and tear-down of each. Failures of the machine end the program. What it must not know: what the files are.
  */
 #ifndef WM_TESTS_TEMP_DIR_H
 #define WM_TESTS_TEMP_DIR_H
 
+#include "base/file.h"
 #include "corpus/corpus.h"
 
 #include <dirent.h>
@@ -41,6 +42,24 @@ static inline void temp_dir_remove(const char *path)
     }
     closedir(dir);
     rmdir(path);
+}
+
+static char root[64];
+
+static inline int root_set_up(void **state)
+{
+    (void)state;
+    temp_dir_make(root);
+    return 0;
+}
+
+/* No test leaves its faults to the next one. */
+static inline int root_tear_down(void **state)
+{
+    (void)state;
+    file_fault = NULL;
+    temp_dir_remove(root);
+    return 0;
 }
 
 #endif

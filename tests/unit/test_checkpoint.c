@@ -14,23 +14,6 @@
 #include <cjson/cJSON.h>
 #include <cmocka.h>
 
-static char root[64];
-
-static int set_up(void **state)
-{
-    (void)state;
-    temp_dir_make(root);
-    return 0;
-}
-
-static int tear_down(void **state)
-{
-    (void)state;
-    file_fault = NULL;
-    temp_dir_remove(root);
-    return 0;
-}
-
 static void write_file(const char *name, const char *text, size_t n)
 {
     char path[CORPUS_PATH_BYTES];
@@ -70,8 +53,8 @@ static void folders_without_a_model_are_named(void **state)
         struct wm_error err = WM_ERROR_INIT;
         struct ckpt *ckpt;
         char names[128], *name, *rest = names;
-        tear_down(NULL);
-        set_up(NULL);
+        root_tear_down(NULL);
+        root_set_up(NULL);
         snprintf(names, sizeof names, "%s", cases[i].files);
         while ((name = strtok_r(rest, " ", &rest)) != NULL)
             write_file(name, "{}", 2);
@@ -106,8 +89,8 @@ static void weights_of_other_kinds_are_named(void **state)
         struct wm_error err = WM_ERROR_INIT;
         struct ckpt *ckpt;
         char path[CORPUS_PATH_BYTES];
-        tear_down(NULL);
-        set_up(NULL);
+        root_tear_down(NULL);
+        root_set_up(NULL);
         write_file(cases[i].name, cases[i].text, cases[i].n);
         corpus_path(path, "%s/%s", root, cases[i].name);
         assert_int_equal(ckpt_open(&ckpt, path, NULL, NULL, NULL, &err), WM_BAD_DATA);
@@ -452,8 +435,8 @@ static void large_models_open_quickly(void **state)
         struct problems problems;
         struct ckpt *ckpt;
         double seconds;
-        tear_down(NULL);
-        set_up(NULL);
+        root_tear_down(NULL);
+        root_set_up(NULL);
         write_large_model(cases[i].n_tensors, cases[i].n_shards);
         problems_init(&problems, NULL, NULL, false);
         seconds = cpu_seconds();
@@ -558,7 +541,7 @@ static void descriptors_are_given_back(void **state)
 
 int main(void)
 {
-#define CASE(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+#define CASE(name) cmocka_unit_test_setup_teardown(name, root_set_up, root_tear_down)
     static const struct CMUnitTest tests[] = {
         CASE(folders_without_a_model_are_named),
         CASE(weights_of_other_kinds_are_named),

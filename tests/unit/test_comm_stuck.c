@@ -16,24 +16,8 @@
 
 #include <cmocka.h>
 
-static char root[64];
 static atomic_bool hangs;
 static pthread_mutex_t gate = PTHREAD_MUTEX_INITIALIZER; /* held: storage does not answer */
-
-static int set_up(void **state)
-{
-    (void)state;
-    temp_dir_make(root);
-    return 0;
-}
-
-static int tear_down(void **state)
-{
-    (void)state;
-    file_fault = NULL;
-    temp_dir_remove(root);
-    return 0;
-}
 
 static int wait_at_gate(enum file_call call, const char *path)
 {
@@ -137,5 +121,5 @@ int main(void)
         cmocka_unit_test(a_failure_that_never_ends_is_told_with_its_reason),
     };
 
-    return cmocka_run_group_tests(tests, set_up, tear_down);
+    return cmocka_run_group_tests(tests, root_set_up, root_tear_down);
 }

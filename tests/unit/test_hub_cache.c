@@ -15,8 +15,6 @@
 #define SHA256       "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 #define SHA1         "da39a3ee5e6b4b0d3255bfef95601890afd80709"
 
-static char root[64];
-
 static void make_dir(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 static void make_dir(const char *format, ...)
@@ -61,8 +59,7 @@ static int set_up(void **state)
 {
     char path[CORPUS_PATH_BYTES];
 
-    (void)state;
-    temp_dir_make(root);
+    root_set_up(state);
     make_dir("%s/hub", root);
     make_dir("%s/hub/models--org--name", root);
     make_dir("%s/hub/models--org--name/blobs", root);
@@ -80,13 +77,6 @@ static int set_up(void **state)
     unsetenv("HF_HOME");
     unsetenv("XDG_CACHE_HOME");
     setenv("HOME", "/nowhere", 1);
-    return 0;
-}
-
-static int tear_down(void **state)
-{
-    (void)state;
-    temp_dir_remove(root);
     return 0;
 }
 
@@ -452,7 +442,7 @@ static void only_blobs_of_64_digits_are_hashes(void **state)
 
 int main(void)
 {
-#define CASE(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+#define CASE(name) cmocka_unit_test_setup_teardown(name, set_up, root_tear_down)
     static const struct CMUnitTest tests[] = {
         CASE(the_folder_comes_from_the_environment),
         CASE(a_model_is_found_through_the_environment),

@@ -12,23 +12,8 @@
 
 #include <cmocka.h>
 
-static char root[64];
 static const char payload[] = "what rank 3 says in call 7";
 static const struct letter letter = {.kind = MAIL_PART, .sequence = 7, .rank = 3, .call = 2, .n_bytes = sizeof payload};
-
-static int set_up(void **state)
-{
-    (void)state;
-    temp_dir_make(root);
-    return 0;
-}
-
-static int tear_down(void **state)
-{
-    (void)state;
-    temp_dir_remove(root);
-    return 0;
-}
 
 static struct mailbox open_box(const char *job, uint64_t session)
 {
@@ -206,10 +191,10 @@ static void a_look_sees_this_session_alone(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(a_damaged_letter_is_torn, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(a_letter_is_about_one_thing, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(the_first_to_create_a_letter_has_it, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(a_look_sees_this_session_alone, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_damaged_letter_is_torn, root_set_up, root_tear_down),
+        cmocka_unit_test_setup_teardown(a_letter_is_about_one_thing, root_set_up, root_tear_down),
+        cmocka_unit_test_setup_teardown(the_first_to_create_a_letter_has_it, root_set_up, root_tear_down),
+        cmocka_unit_test_setup_teardown(a_look_sees_this_session_alone, root_set_up, root_tear_down),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -14,8 +14,6 @@
 
 #define GB 1000000000ull
 
-static char root[64];
-
 /* ---- standard error in a file ------------------------------------------------------------------------------- */
 
 enum { max_text = 1 << 16 };
@@ -414,20 +412,6 @@ static void rank_0_writes_the_sums(void **state)
     metrics_end(&m, 0);
 }
 
-static int set_up(void **state)
-{
-    (void)state;
-    temp_dir_make(root);
-    return 0;
-}
-
-static int tear_down(void **state)
-{
-    (void)state;
-    temp_dir_remove(root);
-    return 0;
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -439,5 +423,5 @@ int main(void)
         cmocka_unit_test(every_process_has_a_file),       cmocka_unit_test(rank_0_writes_the_sums),
     };
 
-    return cmocka_run_group_tests(tests, set_up, tear_down);
+    return cmocka_run_group_tests(tests, root_set_up, root_tear_down);
 }

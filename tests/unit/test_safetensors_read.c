@@ -92,23 +92,6 @@ static void run_case(void **state)
 
 /* ---- the same from files ------------------------------------------------------------------------------------ */
 
-static char root[64];
-
-static int set_up(void **state)
-{
-    (void)state;
-    temp_dir_make(root);
-    return 0;
-}
-
-static int tear_down(void **state)
-{
-    (void)state;
-    file_fault = NULL;
-    temp_dir_remove(root);
-    return 0;
-}
-
 static void files_get_the_same_verdicts(void **state)
 {
     char path[CORPUS_PATH_BYTES];
@@ -363,5 +346,5 @@ int main(void)
         tests[i] =
             (struct CMUnitTest){corpus_headers[i].name, run_case, NULL, NULL, (void *)(uintptr_t)&corpus_headers[i]};
     memcpy(tests + CORPUS_N_HEADERS, others, sizeof others);
-    return cmocka_run_group_tests(tests, set_up, tear_down);
+    return cmocka_run_group_tests(tests, root_set_up, root_tear_down);
 }

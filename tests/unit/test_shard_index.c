@@ -11,7 +11,6 @@
 
 #include <cmocka.h>
 
-static char root[64];
 static char opened[64][CORPUS_PATH_BYTES]; /* by the reader, in order */
 static int n_opened;
 
@@ -24,17 +23,8 @@ static int note_open(enum file_call call, const char *path)
 
 static int set_up(void **state)
 {
-    (void)state;
-    temp_dir_make(root);
+    root_set_up(state);
     file_fault = note_open;
-    return 0;
-}
-
-static int tear_down(void **state)
-{
-    (void)state;
-    file_fault = NULL;
-    temp_dir_remove(root);
     return 0;
 }
 
@@ -203,5 +193,5 @@ int main(void)
         tests[i] =
             (struct CMUnitTest){corpus_indexes[i].name, run_case, NULL, NULL, (void *)(uintptr_t)&corpus_indexes[i]};
     memcpy(tests + CORPUS_N_INDEXES, others, sizeof others);
-    return cmocka_run_group_tests(tests, set_up, tear_down);
+    return cmocka_run_group_tests(tests, set_up, root_tear_down);
 }

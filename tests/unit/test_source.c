@@ -15,25 +15,16 @@
 
 #define N_FILE (5 * SOURCE_ALIGN + 123)
 
-static char root[64], path[CORPUS_PATH_BYTES];
+static char path[CORPUS_PATH_BYTES];
 static unsigned char content[N_FILE];
 
 static int set_up(void **state)
 {
-    (void)state;
-    temp_dir_make(root);
+    root_set_up(state);
     corpus_path(path, "%s/file", root);
     for (size_t i = 0; i < sizeof content; i++)
         content[i] = (unsigned char)(i * 2654435761u >> 13);
     corpus_write(path, content, sizeof content);
-    return 0;
-}
-
-static int tear_down(void **state)
-{
-    (void)state;
-    file_fault = NULL;
-    temp_dir_remove(root);
     return 0;
 }
 
@@ -337,7 +328,7 @@ static void threads_share_a_source(void **state)
 
 int main(void)
 {
-#define CASE(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+#define CASE(name) cmocka_unit_test_setup_teardown(name, set_up, root_tear_down)
     static const struct CMUnitTest tests[] = {
         CASE(all_ranges_of_a_file_are_read), CASE(files_of_odd_sizes_are_read), CASE(reads_past_the_end_are_refused),
         CASE(changed_files_are_refused),     CASE(shrunken_files_are_an_error), CASE(a_failing_read_is_an_error),
