@@ -114,6 +114,7 @@ enum wm_status wm_merge_describe(const struct wm_merge *merge, int as_json, char
 {
     struct plan_partition *made[PARTITION_N_MODES] = {NULL, NULL};
     const struct plan_partition *partitions[PARTITION_N_MODES];
+    struct plan_device_memory device;
     enum wm_status st = WM_OK;
     struct plan plan;
     struct text out;
@@ -123,7 +124,10 @@ enum wm_status wm_merge_describe(const struct wm_merge *merge, int as_json, char
     if (!merge || !merge->plan)
         return error_set(err, WM_USAGE, "there is no plan to describe; call wm_merge_plan first");
     plan = *merge->plan;
-    backends_measure(&plan, &merge->options, &plan.device);
+    if (backends_measure(&plan, &merge->options, &device))
+        plan_use_device(&plan, &device);
+    else
+        plan.device = device;
     n_ranks = merge->options.n_ranks;
     for (int mode = 0; n_ranks > 0 && mode < PARTITION_N_MODES; mode++) {
         TRY(plan_partition_new(&made[mode], merge->plan, n_ranks, (enum plan_partition_mode)mode, err));

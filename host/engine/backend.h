@@ -23,6 +23,9 @@ struct backend {
     int depth; /* tiles that one thread may have submitted and not yet awaited, at most BACKEND_MAX_DEPTH. With more than
                   one there is one thread, and a pass sees a tensor's tiles in the order in which they are submitted */
     size_t group_members; /* small tensors that run_group wants at once, at most BACKEND_GROUP_MEMBERS */
+    /* Tensors that are seen more than once stay in a device's memory: of so many tiles of inputs, and of at least so many
+     * elements each. 0: there is no such memory. Free ones: at the moment, for its own thread. */
+    uint64_t stay_slots, stay_slots_free, stay_min_elems;
     bool lost;         /* the device failed for good (seen by its thread or by alloc); nothing computed on it counts */
     char message[512]; /* ... and how: a sentence without its end */
     /* Set by its own thread as well: bytes of tiles and groups copied to and from the device, and blocks of
@@ -31,8 +34,8 @@ struct backend {
 };
 
 /* One tile's turn: a statistics pass (statistics given and not ready), the element-wise pass, or in STAT_KTH_GUESS both
- * (tile.out is given). The tile's host memory
- * belongs to the task until it was awaited. */
+ * (tile.out is given). The tile's host memory belongs to the task until it was awaited. Inputs of a tile that stays may be
+ * NULL in later tasks. */
 struct backend_task {
     const struct merge_op *op;
     struct statistics *statistics; /* NULL: none */
@@ -41,6 +44,7 @@ struct backend_task {
     void *tensor; /* from tensor_new */
     struct merge_tile tile;
     struct merge_report report; /* filled by `await` when there was an element-wise pass */
+    bool stays;                 /* ... as is this: the tile's inputs are on the device until tensor_free */
     void *slot;                 /* the backend's, between submit and await      */
 };
 
@@ -129,6 +133,8 @@ struct backend_cuda_memory {
     uint64_t budget;                    /* of all of it together                                     */
     uint64_t slot_bytes, n_slots;       /* tiles of inputs: those on their way, and tensors that stay */
     uint64_t n_fewest;                  /* slots that are kept for tiles on their way                */
+    uint64_t stay_min_elems;            /* of a tensor that stays                                    */
+    int n_on_their_way;                 /* tiles at once                                             */
     uint64_t out_slot_bytes, out_bytes; /* tiles of outputs                                          */
     uint64_t side_bytes;                /* results of passes, coefficients, groups                   */
 };

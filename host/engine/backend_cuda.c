@@ -3,9 +3,9 @@
  *
  * What lives here: device memory, streams and events. One thread drives the GPU; uploads, kernels and downloads run on
  * three streams that are ordered by events alone, and the only waits are for the oldest tile and at the end of a pass.
- * A tensor that is looked at several times stays on the device if it fits, so its bytes cross the bus once. What a device
- * has no kernel for, and tensors too small to be worth a launch, the CPU's functions compute: the bytes are the same.
- * What it must not know: jobs, files, how kernels work (methods/device.h).
+ * A tensor that is looked at several times stays on the device if it fits: its bytes cross the bus once, and the host lets
+ * go of them after that. What a device has no kernel for, and tensors too small to be worth a launch, the CPU's functions
+ * compute: the bytes are the same. What it must not know: jobs, files, how kernels work (methods/device.h).
  *
  * After a CUDA error everything computed since is worthless and the context may be, too (reliability notes 5.1): the
  * backend is marked lost and never used again. All of a device's memory is taken when it is opened: what does not fit is
@@ -113,7 +113,9 @@ bool backend_cuda_divide(const struct backend_cuda_options *o, uint64_t free_byt
     m->slot_bytes = round_up(o->tile_in_bytes, SLOT_ALIGN);
     m->out_slot_bytes = round_up(o->tile_out_bytes, SLOT_ALIGN);
     m->out_bytes = CUDA_DEPTH * m->out_slot_bytes + round_up(CUDA_DEPTH * sizeof(struct device_report), SLOT_ALIGN);
-    m->n_fewest = (uint64_t)o->max_inputs * 2;
+    m->n_fewest = (uint64_t)o->max_inputs * 2; /* every tile on its way may need one for each input */
+    m->stay_min_elems = CUDA_MIN_ELEMS;
+    m->n_on_their_way = CUDA_DEPTH;
     m->n_slots = budget > m->side_bytes + m->out_bytes ? (budget - m->side_bytes - m->out_bytes) / m->slot_bytes : 0;
     return m->n_slots >= m->n_fewest;
 }
@@ -173,6 +175,8 @@ static enum wm_status allocate_slots(struct backend *b, struct cuda_thread *t, s
     for (uint32_t i = 0; i < t->n_slots; i++)
         t->free_slots[i] = t->n_slots - 1 - i;
     t->n_free = t->n_slots;
+    b->stay_slots = b->stay_slots_free = t->n_slots - m.n_fewest;
+    b->stay_min_elems = m.stay_min_elems;
 out:
     return st;
 }
@@ -347,23 +351,47 @@ static void cuda_tensor_free(struct backend *b, void *thread, void *tensor)
     if (!x)
         return;
     if (!b->lost) {
+        const size_t n = x->resident ? x->n_tiles * (size_t)x->n_inputs : 0;
         backend_cuda_give(t, &x->results);
         backend_cuda_give(t, &x->vector_weights);
-        for (size_t i = 0; x->resident && i < x->n_tiles * (size_t)x->n_inputs; i++)
+        for (size_t i = 0; i < n; i++)
             t->free_slots[t->n_free++] = x->slots[i];
+        b->stay_slots_free += n;
     } else if (!((struct cuda_backend *)b)->dead) { /* the thread may be gone */
         cudaFree(x->results.at);
         cudaFree(x->vector_weights.at);
     }
+    backend_cuda_check_forget(t, x);
     free(x->slots);
     free(x->uploaded);
+    free(x->stays);
+    free(x->blocks);
     free(x);
 }
 
-/* Slots for streaming stay free: every tile on its way may need one for each input. */
-static uint64_t streaming_slots(const struct backend *b)
+/* Every tile gets slots for good, if tiles that are on their way keep enough. */
+static enum wm_status let_stay(struct backend *b, struct cuda_thread *t, struct cuda_tensor *x, struct wm_error *err)
 {
-    return (uint64_t)((const struct cuda_backend *)b)->options.max_inputs * 2;
+    const size_t n = x->n_tiles * (size_t)x->n_inputs;
+    enum wm_status st = WM_OK;
+
+    if (n > b->stay_slots_free)
+        return WM_OK;
+    TRY(backend_cuda_make_room(b, t, n, err));
+    x->slots = malloc(n * sizeof *x->slots);
+    x->uploaded = calloc(n, 1);
+    x->stays = calloc(x->n_tiles, 1);
+    x->blocks = calloc(x->n_tiles, sizeof *x->blocks);
+    if (!x->slots || !x->uploaded || !x->stays || !x->blocks) {
+        st = error_no_memory(err, "starting a tensor on a GPU");
+        goto out;
+    }
+    x->resident = true;
+    b->stay_slots_free -= n;
+    for (size_t i = 0; i < n; i++)
+        x->slots[i] = t->free_slots[--t->n_free];
+out:
+    return st;
 }
 
 static enum wm_status cuda_tensor_new(struct backend *b, void *thread, const struct backend_tensor_info *info,
@@ -371,7 +399,7 @@ static enum wm_status cuda_tensor_new(struct backend *b, void *thread, const str
 {
     struct cuda_thread *t = thread;
     struct cuda_tensor *x = calloc(1, sizeof *x);
-    size_t n = info->n_tiles * (size_t)info->n_inputs;
+    enum wm_status st = WM_OK;
 
     if (!x)
         return error_no_memory(err, "starting a tensor on a GPU");
@@ -381,20 +409,13 @@ static enum wm_status cuda_tensor_new(struct backend *b, void *thread, const str
     x->on_device = info->n_elems >= CUDA_MIN_ELEMS;
     x->sample = (struct device_sample){info->key, ((struct cuda_backend *)b)->options.verify_per_1000};
     x->results_of = STAT_READY;
-    x->resident = x->on_device && info->has_statistics && t->n_free >= n + streaming_slots(b);
-    if (x->resident) {
-        x->slots = malloc(n * sizeof *x->slots);
-        x->uploaded = calloc(n, 1);
-        if (!x->slots || !x->uploaded) {
-            x->resident = false;
-            cuda_tensor_free(b, t, x);
-            return error_no_memory(err, "starting a tensor on a GPU");
-        }
-        for (size_t i = 0; i < n; i++)
-            x->slots[i] = t->free_slots[--t->n_free];
-    }
-    *tensor = x;
-    return WM_OK;
+    if (x->on_device && info->has_statistics)
+        st = let_stay(b, t, x, err);
+    if (st == WM_OK)
+        *tensor = x;
+    else
+        cuda_tensor_free(b, t, x);
+    return st;
 }
 
 /* ---- opening -------------------------------------------------------------------------------------------------------- */

@@ -19,16 +19,22 @@
 #define CUDA_MIN_ELEMS 65536u
 /* Of cuda_thread's `check`, at least: the largest output of a group's member. */
 #define CUDA_CHECK_BYTES ((size_t)BACKEND_GROUP_MEMBER_ELEMS * 8) /* of the widest type */
+/* Of host memory, for inputs of drawn blocks of tensors that stay: one block in a thousand of 16 GiB. */
+#define CUDA_KEPT_BYTES ((uint64_t)16 << 20)
 
 struct cuda_memory {
     void *at;
     uint64_t n_bytes;
 };
 
+struct cuda_block; /* inputs of one drawn block, of backend_cuda_check.c */
+
 struct cuda_tensor {
-    bool resident, on_device; /* has slots of its own; worth the device at all   */
-    uint32_t *slots;          /* [n_tiles][n_inputs], resident only              */
-    unsigned char *uploaded;  /* [n_tiles][n_inputs]                             */
+    bool resident, on_device;   /* has slots of its own; worth the device at all   */
+    uint32_t *slots;            /* [n_tiles][n_inputs], resident only              */
+    unsigned char *uploaded;    /* [n_tiles][n_inputs]                             */
+    unsigned char *stays;       /* [n_tiles] nobody need upload it again ...       */
+    struct cuda_block **blocks; /* [n_tiles] ... or has what is checked of it      */
     size_t first_tile, n_tiles;
     int n_inputs;
     struct cuda_memory results; /* of the current pass, on the device              */
@@ -83,6 +89,7 @@ struct cuda_thread {
     unsigned char *check;            /* one block's or one group member's output, done again on the CPU; or counts */
     uint64_t side_bytes;             /* of the device's memory, that are kept free for everything but tiles ... */
     uint64_t side_used;              /* ... and how many are taken, spare ones included */
+    uint64_t n_kept_bytes;           /* of the host's memory, in blocks of tensors that stay */
     struct cuda_group *group;        /* of backend_cuda_groups.c; NULL before the first group */
     enum cuda_counting counting;     /* of backend_cuda_model.c */
     struct cuda_memory model_counts; /* ... on the device: all that this thread has counted in the pass */
@@ -111,12 +118,28 @@ enum wm_status backend_cuda_take(struct backend *b, struct cuda_thread *t, uint6
                                  struct wm_error *err);
 void backend_cuda_give(struct cuda_thread *t, struct cuda_memory *memory);
 
+/* A tile's number among the tensor's. */
+static inline size_t backend_cuda_tile_of(const struct cuda_tensor *x, const struct merge_tile *tile)
+{
+    return tile->index - x->first_tile;
+}
+/* Room for n slots: tiles that are computed already, oldest first, give their inputs' slots back before they are
+ * awaited. */
+enum wm_status backend_cuda_make_room(struct backend *b, struct cuda_thread *t, uint64_t n, struct wm_error *err);
+/* A tile that stays, with its inputs on the host again: *tile points into *memory, which is the caller's to free. */
+enum wm_status backend_cuda_bring_home(struct backend *b, struct cuda_thread *t, const struct cuda_tensor *x,
+                                       const struct backend_task *task, struct merge_tile *tile, void **memory,
+                                       struct wm_error *err);
+
 /* Of backend_cuda_check.c: the sample that the CPU computes again. A difference is WM_VERIFY_FAILED. After a tile of the
  * element-wise pass, after one of a statistics pass, at such a pass's end, and after a member of a group. */
 enum wm_status backend_cuda_check_merged(struct backend *b, struct cuda_thread *t, const struct cuda_tensor *x,
                                          const struct backend_task *task, struct wm_error *err);
-void backend_cuda_check_counted(struct backend *b, struct cuda_thread *t, const struct cuda_tensor *x,
-                                const struct backend_task *task);
+enum wm_status backend_cuda_check_counted(struct backend *b, struct cuda_thread *t, const struct cuda_tensor *x,
+                                          const struct backend_task *task, struct wm_error *err);
+/* Copies what of the tile is drawn before it leaves the host. False: no memory for it, so that the tile must come again. */
+bool backend_cuda_check_keep(struct cuda_thread *t, struct cuda_tensor *x, const struct merge_tile *tile);
+void backend_cuda_check_forget(struct cuda_thread *t, struct cuda_tensor *x); /* t is NULL: it is gone */
 enum wm_status backend_cuda_check_pass(struct backend *b, const struct cuda_tensor *x,
                                        const struct statistics *statistics, const void *results, struct wm_error *err);
 enum wm_status backend_cuda_check_member(struct backend *b, struct cuda_thread *t, const struct backend_member *member,

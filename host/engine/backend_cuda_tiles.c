@@ -27,17 +27,52 @@ static struct turn turn_of(const struct backend_task *task)
     return (struct turn){pass != STAT_READY, pass == STAT_READY || pass == STAT_KTH_GUESS};
 }
 
-static void on_cpu(struct cuda_thread *t, struct backend_task *task)
+enum wm_status backend_cuda_bring_home(struct backend *b, struct cuda_thread *t, const struct cuda_tensor *x,
+                                       const struct backend_task *task, struct merge_tile *tile, void **memory,
+                                       struct wm_error *err)
 {
-    struct turn turn = turn_of(task);
+    const size_t at = backend_cuda_tile_of(x, &task->tile) * (size_t)x->n_inputs;
+    enum wm_status st = WM_OK;
+    unsigned char *next;
+
+    *tile = task->tile;
+    next = *memory = malloc((size_t)x->n_inputs * t->slot_bytes);
+    if (!next)
+        return error_no_memory(err, "taking a tile from a GPU");
+    for (int i = 0; i < x->n_inputs; i++) {
+        size_t n_bytes = tile->n_elems * dtype_bits(tile->in_dtype[i]) / 8;
+        CUDA(cudaMemcpyAsync(next, backend_cuda_slot_at(t, x->slots[at + (size_t)i]), n_bytes, cudaMemcpyDeviceToHost,
+                             t->home),
+             "taking a tile home");
+        b->n_bytes += n_bytes;
+        tile->in[i] = next;
+        next += t->slot_bytes;
+    }
+    CUDA(cudaStreamSynchronize(t->home), "taking a tile home");
+out:
+    return st;
+}
+
+/* A tile that has left the host comes back for it. */
+static enum wm_status on_cpu(struct backend *b, struct cuda_thread *t, struct backend_task *task, struct wm_error *err)
+{
+    const struct turn turn = turn_of(task);
+    struct merge_tile tile = task->tile;
+    enum wm_status st = WM_OK;
+    void *memory = NULL;
 
     merge_report_init(&task->report);
+    if (!tile.in[0])
+        TRY(backend_cuda_bring_home(b, t, task->tensor, task, &tile, &memory, err));
     if (turn.statistics && turn.combine)
-        cpu_guess_tile(task->op, task->statistics, &task->tile, t->scratch, &task->report);
+        cpu_guess_tile(task->op, task->statistics, &tile, t->scratch, &task->report);
     else if (turn.statistics)
-        cpu_statistics_tile(task->op, task->statistics, &task->tile, t->scratch);
+        cpu_statistics_tile(task->op, task->statistics, &tile, t->scratch);
     else
-        cpu_combine_tile(task->op, task->statistics, &task->tile, t->scratch, &task->report);
+        cpu_combine_tile(task->op, task->statistics, &tile, t->scratch, &task->report);
+out:
+    free(memory);
+    return st;
 }
 
 /* n_result_bytes becomes 0 when there is no room. */
@@ -95,7 +130,8 @@ out:
     return st;
 }
 
-/* Puts the tile's inputs on the device (those that are not there yet) and their addresses into `device`. */
+/* Puts the tile's inputs on the device (those that are not there yet) and their addresses into `device`. Of a tile that stays
+ * nothing is needed on the host from then on. */
 static enum wm_status upload_inputs(struct backend *b, struct cuda_thread *t, struct cuda_tensor *x,
                                     struct cuda_slot *slot, const struct backend_task *task, struct merge_tile *device,
                                     struct wm_error *err)
@@ -105,7 +141,7 @@ static enum wm_status upload_inputs(struct backend *b, struct cuda_thread *t, st
 
     for (int i = 0; i < x->n_inputs; i++) {
         size_t n_bytes = tile->n_elems * dtype_bits(tile->in_dtype[i]) / 8;
-        size_t at = (tile->index - x->first_tile) * (size_t)x->n_inputs + (size_t)i;
+        size_t at = backend_cuda_tile_of(x, tile) * (size_t)x->n_inputs + (size_t)i;
         uint32_t where = x->resident ? x->slots[at] : (slot->inputs[i] = t->free_slots[--t->n_free]);
         void *memory = backend_cuda_slot_at(t, where);
         device->in[i] = memory;
@@ -116,6 +152,8 @@ static enum wm_status upload_inputs(struct backend *b, struct cuda_thread *t, st
         if (x->resident)
             x->uploaded[at] = 1;
     }
+    if (x->resident && !x->stays[backend_cuda_tile_of(x, tile)])
+        x->stays[backend_cuda_tile_of(x, tile)] = backend_cuda_check_keep(t, x, tile);
     CUDA(cudaEventRecord(slot->uploaded, t->upload), "uploading a tile");
     CUDA(cudaStreamWaitEvent(t->compute, slot->uploaded, 0), "uploading a tile");
 out:
@@ -146,9 +184,8 @@ static void release_inputs(struct cuda_thread *t, struct cuda_slot *slot)
     }
 }
 
-/* Room for n inputs: tiles that are computed already, oldest first, give their inputs' slots back before they are
- * awaited. There is always enough, since slots for streaming are never given to resident tensors. */
-static enum wm_status make_room(struct backend *b, struct cuda_thread *t, uint32_t n, struct wm_error *err)
+/* There is always enough, since slots for streaming are never given to tensors that stay. */
+enum wm_status backend_cuda_make_room(struct backend *b, struct cuda_thread *t, uint64_t n, struct wm_error *err)
 {
     enum wm_status st = WM_OK;
 
@@ -176,7 +213,7 @@ enum wm_status backend_cuda_stream_in(struct backend *b, struct cuda_thread *t, 
     struct cuda_tensor streamed = {.n_inputs = merge_op_n_inputs(task->op)};
     enum wm_status st = WM_OK;
 
-    TRY(make_room(b, t, (uint32_t)streamed.n_inputs, err));
+    TRY(backend_cuda_make_room(b, t, (uint64_t)streamed.n_inputs, err));
     task->slot = take_slot(t);
     *device = task->tile;
     TRY(upload_inputs(b, t, &streamed, task->slot, task, device, err));
@@ -244,11 +281,11 @@ enum wm_status backend_cuda_submit(struct backend *b, void *thread, struct backe
         TRY(upload_weights(b, t, x, task->op, err));
     if (!x->on_device || (turn.statistics && !x->n_result_bytes) ||
         (turn.combine && task->op->vector_weights && !x->vector_weights.at)) {
-        on_cpu(t, task); /* too small, no kernel, or no room: the same bytes */
+        st = on_cpu(b, t, task, err); /* too small, no kernel, or no room: the same bytes */
         goto out;
     }
     if (!x->resident)
-        TRY(make_room(b, t, (uint32_t)x->n_inputs, err));
+        TRY(backend_cuda_make_room(b, t, (uint64_t)x->n_inputs, err));
     task->slot = slot = take_slot(t);
     st = launch(b, t, x, slot, task, turn, err);
 out:
@@ -260,8 +297,10 @@ enum wm_status backend_cuda_await(struct backend *b, void *thread, struct backen
     struct cuda_thread *t = thread;
     struct cuda_slot *slot = task->slot;
     const struct turn turn = turn_of(task);
+    struct cuda_tensor *x = task->tensor;
     enum wm_status st = WM_OK;
 
+    task->stays = x && x->stays && x->stays[backend_cuda_tile_of(x, &task->tile)];
     if (!slot)
         return WM_OK; /* the CPU did it */
     CUDA(cudaEventSynchronize(slot->done), "computing");
@@ -269,12 +308,12 @@ enum wm_status backend_cuda_await(struct backend *b, void *thread, struct backen
     slot->busy = false;
     if (slot->selected)
         device_select_collect(task->statistics, slot->choices);
-    if (turn.statistics && !((struct cuda_tensor *)task->tensor)->selects)
-        backend_cuda_check_counted(b, t, task->tensor, task);
+    if (turn.statistics && !x->selects)
+        TRY(backend_cuda_check_counted(b, t, x, task, err));
     if (turn.combine) {
         merge_report_init(&task->report);
         device_report_collect(slot->host_report, &task->report);
-        st = backend_cuda_check_merged(b, t, task->tensor, task, err);
+        st = backend_cuda_check_merged(b, t, x, task, err);
     }
 out:
     task->slot = NULL;

@@ -24,6 +24,21 @@ static enum wm_status open_cpu(const struct plan *plan, struct backends *backend
     return st;
 }
 
+/* Of GPUs: whoever is free takes the next tensor, so that it must fit all. */
+static void measure_opened(struct backends *backends)
+{
+    struct plan_device_memory *d = &backends->device;
+
+    *d = (struct plan_device_memory){.tile_elems = backends->memory.tile_elems,
+                                     .n_stay_slots = backends->items[0]->stay_slots,
+                                     .stay_min_elems = backends->items[0]->stay_min_elems};
+    for (int b = 0; b < backends->n_items; b++) {
+        if (backends->items[b]->stay_slots < d->n_stay_slots)
+            d->n_stay_slots = backends->items[b]->stay_slots;
+        d->n_on_their_way += backends->items[b]->depth;
+    }
+}
+
 #ifdef WM_HAVE_CUDA
 
 static void fill_options(const struct plan *plan, const struct wm_options *options, const struct plan_memory *memory,
@@ -179,7 +194,9 @@ static enum wm_status open_cuda(const struct plan *plan, const struct wm_options
         return error_set(err, WM_NO_DEVICE, "%s", c.last.message);
     tell(plan, &c, backends);
     backends->has_devices = backends->n_items > 0;
-    if (!backends->n_items)
+    if (backends->n_items)
+        measure_opened(backends);
+    else
         st = open_cpu(plan, backends, err);
     return st;
 }
@@ -217,7 +234,15 @@ enum wm_status backends_open(const struct plan *plan, const struct wm_options *o
     return n_devices ? open_cuda(plan, options, n_devices, n_sharing, backends, err) : open_cpu(plan, backends, err);
 }
 
-void backends_measure(const struct plan *plan, const struct wm_options *options, struct plan_device_memory *memory)
+/* Launchers say how many processes a machine has, and each of them takes the next GPU. */
+static int guess_sharing(const struct wm_options *options, int n_devices)
+{
+    int n = options->n_ranks > 1 ? options->local_size : 1;
+
+    return n > n_devices && n_devices ? (n + n_devices - 1) / n_devices : 1;
+}
+
+bool backends_measure(const struct plan *plan, const struct wm_options *options, struct plan_device_memory *memory)
 {
     int n_devices = options->device == WM_DEVICE_CPU ? 0 : backend_cuda_count(), only = backends_own_device(options);
     uint64_t free_bytes = n_devices ? backend_cuda_free_bytes(only >= 0 ? only : 0) : 0;
@@ -228,19 +253,23 @@ void backends_measure(const struct plan *plan, const struct wm_options *options,
 
     *memory = (struct plan_device_memory){.budget = 0};
     if (options->device == WM_DEVICE_CPU || (!free_bytes && !options->device_memory_bytes))
-        return;
+        return false;
     do {
         fill_options(plan, options, &host, &cuda);
-        cuda.n_sharing = 1;
+        cuda.n_sharing = guess_sharing(options, n_devices);
         fits = backend_cuda_divide(&cuda, free_bytes ? free_bytes : options->device_memory_bytes, &m);
     } while (!fits && halve_tiles(plan, options, &host));
     memory->budget = m.budget;
     if (!fits)
-        return;
+        return false;
     memory->tile_elems = host.tile_elems;
     memory->tiles = m.n_fewest * m.slot_bytes + m.out_bytes;
-    memory->resident = (m.n_slots - m.n_fewest) * m.slot_bytes;
+    memory->n_stay_slots = m.n_slots - m.n_fewest;
+    memory->resident = memory->n_stay_slots * m.slot_bytes;
+    memory->stay_min_elems = m.stay_min_elems;
+    memory->n_on_their_way = m.n_on_their_way * (only >= 0 || n_devices == 0 ? 1 : n_devices);
     memory->side = m.side_bytes;
+    return free_bytes != 0;
 }
 
 uint64_t backends_tile_bytes(const struct wm_options *options)
@@ -302,11 +331,12 @@ uint64_t backends_tile_bytes(const struct wm_options *options)
     return 0;
 }
 
-void backends_measure(const struct plan *plan, const struct wm_options *options, struct plan_device_memory *memory)
+bool backends_measure(const struct plan *plan, const struct wm_options *options, struct plan_device_memory *memory)
 {
     (void)plan;
     (void)options;
     *memory = (struct plan_device_memory){.budget = 0};
+    return false;
 }
 
 const char *backends_summary(char *buffer, size_t size)
@@ -329,7 +359,17 @@ enum wm_status backends_drop_lost(const struct plan *plan, struct backends *back
             backends->items[n_left++] = b;
     }
     backends->n_items = n_left;
+    backends->device = (struct plan_device_memory){.budget = 0};
+    backends->has_devices &= n_left > 0;
+    if (backends->has_devices)
+        measure_opened(backends);
     return n_left ? WM_OK : open_cpu(plan, backends, err);
+}
+
+void backends_fit_plan(const struct backends *backends, struct plan *plan)
+{
+    plan->memory = backends->memory;
+    plan_use_device(plan, &backends->device);
 }
 
 void backends_close(struct backends *backends)

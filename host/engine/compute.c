@@ -178,7 +178,8 @@ static void gather(struct compute *c, struct flight *f)
         run_job_advance_order(job);
     if (job->n_ready)
         pthread_cond_signal(&p->can_compute);
-    if (!job->resident)
+    job->tile_stays[f->tile] |= f->task.stays;
+    if (!job->resident || job->tile_stays[f->tile])
         schedule_release_slots(p, job, f->tile);
     if (++job->n_pass_done < job->n_tiles)
         return;
@@ -290,6 +291,7 @@ static bool launch(struct compute *c, struct run_job *job, size_t tile, uint32_t
     f->job = job;
     f->tile = tile;
     f->out_slot = out_slot;
+    f->task.stays = false;
     merge_report_init(&f->task.report);
     run_job_fill_tile(job, tile, p->plan->memory.tile_elems, &f->task.tile);
     if (out_slot != RUN_NO_SLOT)
@@ -398,8 +400,10 @@ static void go_on_without(struct compute *c)
     c->backend = cpu ? cpu : lost;
     if (err.status != WM_OK)
         schedule_fail(p, &err);
-    else if (++p->n_lost == p->args->n_backends)
+    else if (++p->n_lost == p->args->n_backends) {
+        p->stay = (struct run_stay){0, 0};
         start_workers(c);
+    }
 }
 
 /* Called without the lock. */

@@ -187,7 +187,7 @@ uint64_t engine_bytes_to_read(const struct plan *plan, const struct engine_team 
 static struct wm_progress all_done(const struct run *run, const char *phase)
 {
     const struct plan_rank_share *share = share_of(run->team);
-    uint64_t to_read = engine_bytes_to_read(run->plan, run->team);
+    uint64_t to_read = engine_bytes_to_read(&run->known, run->team);
     uint64_t to_write = share ? share->n_bytes_written : run->plan->bytes_out;
     size_t n_tensors = share ? share->n_ranges : run->plan->n_jobs;
 
@@ -230,7 +230,7 @@ static enum wm_status open_backends(struct run *run, struct wm_error *err)
         TRY(team_count_alike(run->team, name, sizeof name, &n_sharing, err));
     }
     TRY(backends_open(run->plan, run->options, n_sharing, &run->backends, err));
-    run->known.memory = run->backends.memory;
+    backends_fit_plan(&run->backends, &run->known);
 out:
     return st;
 }
@@ -256,7 +256,7 @@ static enum wm_status survey(struct run *run, struct engine_result *result, stru
                                .cancel = run->cancel,
                                .bytes_to_read = survey_bytes(run->plan, run->team),
                                .bytes_after =
-                                   engine_bytes_to_read(run->plan, run->team) - survey_bytes(run->plan, run->team),
+                                   engine_bytes_to_read(&run->known, run->team) - survey_bytes(run->plan, run->team),
                                .start_seconds = run->start};
     struct survey_result found;
     enum wm_status st = survey_run(&args, &found, err);
@@ -269,7 +269,10 @@ static enum wm_status survey(struct run *run, struct engine_result *result, stru
     result->read_busy += found.read_busy;
     result->compute_busy += found.compute_busy;
     memcpy(result->notice, found.notice, sizeof result->notice);
-    return backends_drop_lost(run->plan, &run->backends, err);
+    TRY(backends_drop_lost(run->plan, &run->backends, err));
+    backends_fit_plan(&run->backends, &run->known);
+out:
+    return st;
 }
 
 enum wm_status engine_survey(const struct plan *plan, const struct output *output, const struct wm_options *options,
@@ -447,7 +450,7 @@ static enum wm_status run_pipelines(struct run *run, struct engine_result *resul
                                  .split_digests = run->split_digests,
                                  .cancel = run->cancel,
                                  .start_seconds = run->start,
-                                 .bytes_to_read = engine_bytes_to_read(run->plan, run->team),
+                                 .bytes_to_read = engine_bytes_to_read(&run->known, run->team),
                                  .bytes_to_write = share ? share->n_bytes_written : run->plan->bytes_out,
                                  .n_tensors = share ? share->n_ranges : run->plan->n_jobs};
     struct pipeline_totals last;

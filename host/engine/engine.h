@@ -58,8 +58,9 @@ uint64_t backends_tile_bytes(const struct wm_options *options);
 /* Is there a device such as the options ask for? WM_NO_DEVICE. Opens nothing. */
 enum wm_status backends_check(const struct wm_options *options, struct wm_error *err);
 
-/* What a run would take of each GPU: from options->device_memory_bytes, else from what the first of them has free now. */
-void backends_measure(const struct plan *plan, const struct wm_options *options, struct plan_device_memory *memory);
+/* What a run would take of each GPU: from options->device_memory_bytes, else from what the first of them has free now. False:
+ * there is none that the run would use, and *memory is what one would need to have. */
+bool backends_measure(const struct plan *plan, const struct wm_options *options, struct plan_device_memory *memory);
 
 /* "cpu, 8 GPUs", "cpu (this build has no CUDA backend)": for people. Returns buffer. */
 const char *backends_summary(char *buffer, size_t size);

@@ -16,11 +16,13 @@ static bool allocate(struct run_job *job, uint64_t tile_elems)
     n_pairs = n_tiles * (size_t)job->plan_job->n_sources;
     job->ready = malloc(n_tiles * sizeof *job->ready);
     job->arrived = calloc(n_tiles, 1);
+    job->tile_stays = calloc(n_tiles, 1);
     job->tile_written = calloc(n_tiles, 1);
     job->tile_guessed = calloc(n_tiles, 1);
     job->slots = malloc(n_pairs * sizeof *job->slots);
     job->data = calloc(n_pairs * job->n_members, sizeof *job->data);
-    if (!job->ready || !job->arrived || !job->tile_written || !job->tile_guessed || !job->slots || !job->data)
+    if (!job->ready || !job->arrived || !job->tile_stays || !job->tile_written || !job->tile_guessed || !job->slots ||
+        !job->data)
         return false;
     for (size_t i = 0; i < n_pairs; i++)
         job->slots[i] = RUN_NO_SLOT;
@@ -43,9 +45,10 @@ static bool adopt(struct run_job *job, struct resume_job *finished)
     return true;
 }
 
-/* The operation and its statistics, at their beginning. */
+/* The operation and its statistics, at their beginning. What stays in a device's memory passes the ring once, and a guess
+ * would save nothing. */
 static enum wm_status prepare(struct run_job *job, const struct plan *plan, const struct run_share *share,
-                              struct wm_error *err)
+                              const struct run_stay *stay, struct wm_error *err)
 {
     enum wm_status st = WM_OK;
 
@@ -65,12 +68,13 @@ static enum wm_status prepare(struct run_job *job, const struct plan *plan, cons
         goto out;
     }
     job->statistics_bytes = statistics_max_bytes(&job->op, plan->memory.tile_elems);
-    job->resident = job->n_tiles * (uint64_t)job->plan_job->n_sources <= plan->memory.n_slots;
+    job->stays = job->n_elems >= stay->min_elems && run_job_n_slots(job) <= stay->n_slots;
+    job->resident = !job->stays && run_job_n_slots(job) <= plan->memory.n_slots;
     if (!job->resident)
         statistics_avoid_repeats(job->statistics);
     if (share)
         statistics_share(job->statistics, share->reduce, share->user);
-    else if (!job->resident && !job->piece_done && plan_job_speculates(plan, job->plan_job, &job->op))
+    else if (!job->resident && !job->stays && !job->piece_done && plan_job_speculates(plan, job->plan_job, &job->op))
         statistics_speculate(job->statistics);
     job->pass = statistics_pass(job->statistics);
 out:
@@ -78,7 +82,8 @@ out:
 }
 
 struct run_job *run_job_new(const struct plan *plan, const struct plan_range *ranges, size_t n_ranges,
-                            const struct run_share *share, struct resume *resume, struct wm_error *err)
+                            const struct run_share *share, const struct run_stay *stay, struct resume *resume,
+                            struct wm_error *err)
 {
     struct run_job *job = calloc(1, sizeof *job);
     size_t index = ranges[0].job;
@@ -95,7 +100,7 @@ struct run_job *run_job_new(const struct plan *plan, const struct plan_range *ra
     }
     if (!job || !allocate(job, plan->memory.tile_elems) || !adopt(job, resume_take(resume, index))) {
         error_no_memory(err, "merging a tensor");
-    } else if (prepare(job, plan, share, err) == WM_OK) {
+    } else if (prepare(job, plan, share, stay, err) == WM_OK) {
         return job;
     }
     run_job_free(job);
@@ -107,6 +112,7 @@ bool run_job_restart(struct run_job *job, const struct plan *plan, struct wm_err
     size_t n_pieces = resume_n_pieces(job->plan_job->n_elems);
     size_t per_tile = (size_t)(plan->memory.tile_elems / TILE_CHUNK_ELEMS);
     size_t first = (size_t)(job->first_elem / TILE_CHUNK_ELEMS), end = first + resume_n_pieces(job->n_elems);
+    const struct run_stay nowhere = {0, 0};
 
     statistics_free(job->statistics);
     job->statistics = NULL;
@@ -116,12 +122,13 @@ bool run_job_restart(struct run_job *job, const struct plan *plan, struct wm_err
         job->piece_done[p] |= job->tile_written[(p - first) / per_tile];
     memset(job->tile_written, 0, job->n_tiles);
     memset(job->tile_guessed, 0, job->n_tiles);
+    memset(job->tile_stays, 0, job->n_tiles);
     merge_report_init(&job->report);
     job->refused = job->finishing = job->restarting = false;
     job->n_finished = job->ready_first = job->n_ready = 0;
     job->owner = NULL;
     job->tensor = NULL;
-    return prepare(job, plan, job->share, err) == WM_OK;
+    return prepare(job, plan, job->share, &nowhere, err) == WM_OK;
 }
 
 void run_job_free(struct run_job *job)
@@ -131,6 +138,7 @@ void run_job_free(struct run_job *job)
     statistics_free(job->statistics);
     free(job->ready);
     free(job->arrived);
+    free(job->tile_stays);
     free(job->tile_written);
     free(job->tile_guessed);
     free(job->slots);
@@ -201,13 +209,20 @@ void run_job_begin_pass(struct run_job *job, bool data_is_there)
     job->n_pass_done = 0;
     job->next_in_order = 0;
     memset(job->arrived, 0, job->n_tiles);
-    job->next_read = data_is_there ? job->n_tiles : 0;
+    job->next_read = job->n_tiles;
     for (size_t t = 0; t < job->n_tiles; t++) {
         if (!run_job_needs_tile(job, t))
             job->n_pass_done++;
-        else if (data_is_there)
+        else if (data_is_there || job->tile_stays[t])
             run_job_arrived(job, t);
+        else if (job->next_read == job->n_tiles)
+            job->next_read = t;
     }
+}
+
+uint64_t run_job_n_slots(const struct run_job *job)
+{
+    return job->n_tiles * (uint64_t)job->plan_job->n_sources;
 }
 
 uint64_t run_job_tile_elem(const struct run_job *job, size_t tile, uint64_t tile_elems)
@@ -239,7 +254,7 @@ void run_job_fill_tile(const struct run_job *job, size_t tile, uint64_t tile_ele
     out->n_elems = (size_t)(left < tile_elems ? left : tile_elems);
     out->out_dtype = p->dtype;
     for (int s = 0; s < p->n_sources; s++) {
-        out->in[s] = job->data[tile * (size_t)p->n_sources + (size_t)s];
+        out->in[s] = job->tile_stays[tile] ? NULL : job->data[tile * (size_t)p->n_sources + (size_t)s];
         out->in_dtype[s] = p->sources[s].tensor->dtype;
     }
 }

@@ -16,6 +16,12 @@ struct backend;
 
 #define RUN_NO_SLOT UINT32_MAX
 
+/* Of tensors with statistics those that every device of the run has memory for: at most so many tiles of inputs, at least so
+ * many elements. 0 slots: none. */
+struct run_stay {
+    uint64_t n_slots, min_elems;
+};
+
 /* Statistics of a tensor that other ranks have parts of. */
 struct run_share {
     statistics_reduce *reduce;
@@ -34,6 +40,7 @@ struct run_job {
     uint64_t statistics_bytes;     /* of its state, at most */
     enum stat_pass pass;           /* STAT_READY: the element-wise pass                       */
     bool resident;                 /* all tiles stay in their slots between passes            */
+    bool stays;                    /* all tiles shall stay in a device's memory               */
     bool finishing;                /* a thread is in statistics_finish_pass                   */
     size_t n_tiles;
 
@@ -44,7 +51,8 @@ struct run_job {
 
     uint32_t *ready; /* FIFO of tiles waiting for a compute thread, a ring      */
     size_t ready_first, n_ready;
-    unsigned char *arrived; /* in-order passes: the tile's data is there               */
+    unsigned char *arrived;    /* in-order passes: the tile's data is there               */
+    unsigned char *tile_stays; /* [n_tiles] it is in the owner's memory, and its slots are somebody else's */
     size_t next_in_order;
 
     uint32_t *slots;           /* [n_tiles][n_sources] or RUN_NO_SLOT                     */
@@ -68,7 +76,8 @@ struct run_job {
 /* The first of n ranges, or the group that begins with it. Without statistics state when the operation needs none. share:
  * NULL for tensors that are ours alone. NULL on failure, with err filled. */
 struct run_job *run_job_new(const struct plan *plan, const struct plan_range *ranges, size_t n_ranges,
-                            const struct run_share *share, struct resume *resume, struct wm_error *err);
+                            const struct run_share *share, const struct run_stay *stay, struct resume *resume,
+                            struct wm_error *err);
 void run_job_free(struct run_job *job);
 /* From the first pass again, keeping what is written. Nothing of it may be in anybody's hands, its slots are released. */
 bool run_job_restart(struct run_job *job, const struct plan *plan, struct wm_error *err);
@@ -78,9 +87,10 @@ enum wm_status run_job_counts_wrong(const struct plan_job *job, struct wm_error 
 
 void run_job_push_ready(struct run_job *job, size_t tile);
 size_t run_job_pop_ready(struct run_job *job);
-/* Begins the job's current pass: nothing read, or for a resident job after its first pass everything ready. Tiles that the
- * pass does not need count as done. */
+/* Begins the job's current pass: nothing read but what stays with the owner, or for a resident job after its first pass
+ * everything ready. Tiles that the pass does not need count as done. */
 void run_job_begin_pass(struct run_job *job, bool data_is_there);
+uint64_t run_job_n_slots(const struct run_job *job); /* of all its tiles */
 /* Does the current pass have an output? */
 bool run_job_writes(const struct run_job *job);
 bool run_job_needs_tile(const struct run_job *job, size_t tile); /* in the current pass */

@@ -1,7 +1,8 @@
 /*
  * schedule.c: see schedule.h. Jobs are admitted in file order. A job with statistics that fits gets all its slots at once
- * (so that two half-loaded tensors can never wait for each other) and keeps them between passes; one that does not fit
- * is read once per pass. Work is always taken from the oldest job that has some, which frees slots soonest.
+ * (so that two half-loaded tensors can never wait for each other) and keeps them between passes; one that stays in a
+ * device's memory is read once, through any slots; one that fits neither is read once per pass. Work is always taken from
+ * the oldest job that has some, which frees slots soonest.
  */
 #include "engine/schedule.h"
 
@@ -138,14 +139,14 @@ static bool admit(struct pipeline *p)
     if (!p->candidate) {
         struct wm_error err = WM_ERROR_INIT;
         p->candidate = run_job_new(plan, args->ranges + p->next_job, args->n_ranges - p->next_job, args->share,
-                                   args->resume, &err);
+                                   &p->stay, args->resume, &err);
         if (!p->candidate) {
             schedule_fail(p, &err);
             return false;
         }
     }
     job = p->candidate;
-    needed = job->resident ? job->n_tiles * (uint64_t)job->plan_job->n_sources : 0;
+    needed = job->resident ? run_job_n_slots(job) : 0;
     /* The planned memory holds the states of the active jobs and of one candidate. */
     if (p->n_active && (p->statistics_bytes + job->statistics_bytes >
                             plan->memory.statistics / PLAN_MAX_STATISTICS_JOBS * (PLAN_MAX_STATISTICS_JOBS - 1) ||
@@ -168,12 +169,14 @@ static bool admit(struct pipeline *p)
     return true;
 }
 
-/* Passes over tiles of a streamed job that need no reading: those the statistics pass does not look at, and in the
- * element-wise pass those finished by an earlier run. */
+/* Passes over tiles of a streamed job that need no reading: those that stay with the owner, those the statistics pass does
+ * not look at, and in the element-wise pass those finished by an earlier run. */
 static void skip_tiles(struct pipeline *p, struct run_job *job)
 {
     for (; job->next_read < job->n_tiles; job->next_read++) {
         size_t t = job->next_read;
+        if (job->tile_stays[t])
+            continue;
         if (job->pass == STAT_READY && !job->tile_written[t] &&
             run_job_tile_is_done(job, t, p->plan->memory.tile_elems))
             job->n_finished++;
@@ -216,11 +219,24 @@ again:
     return false;
 }
 
+/* A tensor that is to stay where others stay now would be read again for every pass if it began before they ended. They end
+ * without its slots: every tile that they need is read, or being read. */
+static bool waits_for_memory(const struct pipeline *p, const struct run_job *job, const struct backend *backend)
+{
+    if (job->owner || !job->stays || run_job_n_slots(job) <= backend->stay_slots_free)
+        return false;
+    for (const struct run_job *other = p->jobs; other != job; other = other->next)
+        if (other->owner == backend && other->stays && other->tensor && other->next_read == other->n_tiles)
+            return true;
+    return false;
+}
+
 bool schedule_take_compute(struct pipeline *p, const struct backend *backend, struct run_job **out, size_t *tile,
                            uint32_t *out_slot)
 {
     for (struct run_job *job = p->jobs; job; job = job->next) {
-        if (!job->n_ready || (job->owner && job->owner != backend) || (run_job_writes(job) && !p->n_free_out_slots))
+        if (!job->n_ready || (job->owner && job->owner != backend) || (run_job_writes(job) && !p->n_free_out_slots) ||
+            waits_for_memory(p, job, backend))
             continue;
         *out = job;
         *tile = run_job_pop_ready(job);

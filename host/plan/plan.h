@@ -93,11 +93,14 @@ struct plan_memory {
 
 /* The same for each GPU, as far as it is known before a run. */
 struct plan_device_memory {
-    uint64_t budget;     /* 0: no GPU takes part, or nothing is known of it         */
-    uint64_t tiles;      /* inputs and outputs on their way                         */
-    uint64_t resident;   /* tensors that stay while they are looked at several times */
-    uint64_t side;       /* results of passes, coefficients, groups of small tensors */
-    uint64_t tile_elems; /* 0: too little for the smallest tile; the CPU does the work */
+    uint64_t budget;         /* 0: no GPU takes part, or nothing is known of it         */
+    uint64_t tiles;          /* inputs and outputs on their way                         */
+    uint64_t resident;       /* tensors that stay while they are looked at several times */
+    uint64_t side;           /* results of passes, coefficients, groups of small tensors */
+    uint64_t tile_elems;     /* 0: too little for the smallest tile; the CPU does the work */
+    uint64_t n_stay_slots;   /* tiles of inputs that `resident` holds ...               */
+    uint64_t stay_min_elems; /* ... of tensors of at least so many elements             */
+    int n_on_their_way;      /* tiles that all GPUs of the process work on at once      */
 };
 
 struct plan {
@@ -125,7 +128,7 @@ struct plan {
     int64_t vocab_size;         /* new vocab_size for config.json, or -1: unchanged */
     int tie_word_embeddings;    /* 0 or 1: set it in config.json; -1: unchanged */
     struct plan_memory memory;
-    struct plan_device_memory device; /* for descriptions: whoever knows devices fills it in */
+    struct plan_device_memory device; /* whoever knows devices fills it in: plan_use_device */
     struct hash128 fingerprint;
     uint64_t traits[PLAN_N_TRAITS];
 };
@@ -143,8 +146,6 @@ enum wm_status plan_job_op(const struct plan *plan, const struct plan_job *job, 
                            struct wm_error *err);
 /* Does a job go over its inputs before the element-wise pass? *op: its operation. */
 bool plan_job_has_statistics(const struct plan *plan, const struct plan_job *job, struct merge_op *op);
-/* Statistics passes read a job's inputs again unless all its tiles fit into the ring at once. */
-bool plan_job_is_resident(const struct plan *plan, const struct plan_job *job);
 /* Is a job that does not stay in the ring worth a guess (DESIGN section 3)? Where all sources have 16 bits, deltas are small
  * multiples of an ulp and one value holds much of a tensor; elsewhere nearly every tile would be computed twice. What stays
  * in the ring gains nothing that shows (2026-11-22: 2.54 s with, 2.58 s without, medians of 6, 1.1 B shape on 2 cores). */
@@ -157,6 +158,9 @@ enum wm_status plan_memory_with_tiles(const struct plan *plan, uint64_t tile_ele
  * For devices, where every tile costs launches and copies of its own: a tile of 1 MiB occupies a GPU of 132 multiprocessors
  * for less time than starting it takes. */
 void plan_enlarge_tiles(struct plan *plan, uint64_t tile_bytes);
+/* With GPUs that have so much memory: what stays there needs no ring of its own, and is read once. The tiles stay as they are.
+ * A ring that is page-locked costs time before the first tile is read. */
+void plan_use_device(struct plan *plan, const struct plan_device_memory *device);
 uint64_t plan_source_bytes(const struct plan_job *job, int source); /* that the job reads of one source */
 /* Which checkpoint the recipe's model i is, in messages: the reference text. */
 const char *plan_model_name(const struct plan *plan, int model);

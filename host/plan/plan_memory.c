@@ -79,9 +79,18 @@ bool plan_job_has_statistics(const struct plan *plan, const struct plan_job *job
            statistics_first_pass(op) != STAT_READY;
 }
 
-bool plan_job_is_resident(const struct plan *plan, const struct plan_job *job)
+static bool stays_on_device(const struct plan *plan, const struct plan_job *job)
 {
-    return slots_of(plan, job) <= plan->memory.n_slots;
+    const struct plan_device_memory *d = &plan->device;
+
+    return d->n_stay_slots && job->n_elems >= d->stay_min_elems &&
+           n_tiles(job->n_elems, d->tile_elems) * (uint64_t)job->n_sources <= d->n_stay_slots;
+}
+
+/* Statistics passes read a job's inputs again unless all its tiles fit into the ring at once, or a GPU's memory. */
+static bool is_read_once(const struct plan *plan, const struct plan_job *job)
+{
+    return slots_of(plan, job) <= plan->memory.n_slots || stays_on_device(plan, job);
 }
 
 bool plan_job_speculates(const struct plan *plan, const struct plan_job *job, const struct merge_op *op)
@@ -117,7 +126,7 @@ static enum wm_status too_small(const struct plan_memory *m, uint64_t needed, st
 static uint64_t divide(struct plan *plan, uint64_t tile_bytes, uint64_t in_bits, uint64_t out_bits, int max_sources)
 {
     struct plan_memory *m = &plan->memory;
-    uint64_t fixed, useful, largest = 0, statistics = 0;
+    uint64_t fixed, useful, largest = 0, statistics = 0, at_work = (uint64_t)m->n_compute;
     struct merge_op op;
 
     m->tile_elems = tile_bytes * 8 / in_bits / TILE_CHUNK_ELEMS * TILE_CHUNK_ELEMS;
@@ -127,7 +136,9 @@ static uint64_t divide(struct plan *plan, uint64_t tile_bytes, uint64_t in_bits,
     /* A tile's bytes start in its slot where they start in their page of the file, so that whole pages can be written
      * with O_DIRECT whatever the tensor's offset is. */
     m->out_slot_bytes = m->tile_elems * out_bits / 8 + PLAN_DATA_ALIGN;
-    m->n_out_slots = (uint64_t)m->n_compute + 2 * (uint64_t)m->n_writers;
+    if (plan->device.n_on_their_way)
+        at_work = (uint64_t)plan->device.n_on_their_way;
+    m->n_out_slots = at_work + 2 * (uint64_t)m->n_writers;
 
     for (size_t j = 0; j < plan->n_jobs; j++) {
         const struct plan_job *job = &plan->jobs[j];
@@ -137,7 +148,7 @@ static uint64_t divide(struct plan *plan, uint64_t tile_bytes, uint64_t in_bits,
         bytes = statistics_max_bytes(&op, m->tile_elems);
         if (bytes > statistics)
             statistics = bytes;
-        if (slots_of(plan, job) > largest)
+        if (slots_of(plan, job) > largest && !stays_on_device(plan, job))
             largest = slots_of(plan, job);
     }
     m->statistics = statistics * PLAN_MAX_STATISTICS_JOBS;
@@ -150,8 +161,8 @@ static uint64_t divide(struct plan *plan, uint64_t tile_bytes, uint64_t in_bits,
     m->n_slots = (m->budget > fixed ? m->budget - fixed : 0) / m->slot_bytes;
     /* Room for the largest tensor and, while it is computed, for reading the next ones. */
     useful = RING_BYTES / m->slot_bytes;
-    if (useful < 2 * (uint64_t)max_sources * (uint64_t)(m->n_compute + m->n_readers))
-        useful = 2 * (uint64_t)max_sources * (uint64_t)(m->n_compute + m->n_readers);
+    if (useful < 2 * (uint64_t)max_sources * (at_work + (uint64_t)m->n_readers))
+        useful = 2 * (uint64_t)max_sources * (at_work + (uint64_t)m->n_readers);
     useful += largest + largest / 2;
     if (m->n_slots > useful)
         m->n_slots = useful;
@@ -182,7 +193,7 @@ static void measure_reading(struct plan *plan)
     plan->bytes_to_read = plan->bytes_in + plan->survey_bytes;
     for (size_t j = 0; j < plan->n_jobs; j++) {
         const struct plan_job *job = &plan->jobs[j];
-        if (plan_job_is_resident(plan, job) || !plan_job_has_statistics(plan, job, &op))
+        if (is_read_once(plan, job) || !plan_job_has_statistics(plan, job, &op))
             continue;
         if (plan_job_speculates(plan, job, &op))
             continue; /* a few tiles more, if the guess is good; three passes more if it is bad, which is rare */
@@ -265,4 +276,15 @@ void plan_enlarge_tiles(struct plan *plan, uint64_t tile_bytes)
         measure_reading(plan);
         return;
     }
+}
+
+void plan_use_device(struct plan *plan, const struct plan_device_memory *device)
+{
+    struct wm_error ignored = WM_ERROR_INIT;
+    struct plan_memory memory;
+
+    plan->device = *device;
+    if (plan_memory_with_tiles(plan, plan->memory.tile_elems, &memory, &ignored) == WM_OK)
+        plan->memory = memory;
+    measure_reading(plan);
 }

@@ -32,6 +32,9 @@ bool device_check_combine(const struct merge_op *op, const struct merge_tile *ti
 void device_check_tile(const struct merge_op *op, struct statistics *s, const struct merge_tile *tile,
                        const struct device_sample *sample, struct cpu_scratch *scratch, void *block,
                        uint64_t *n_blocks);
+/* Does the current pass compare this tile as a whole? Else its drawn blocks alone do for device_check_tile, each as a tile. */
+bool device_check_wants_tile(const struct statistics *s, const struct device_sample *sample,
+                             const struct merge_tile *tile);
 /* After the last tile, before device_pass_collect: do the host's copy of the results and the CPU's numbers agree? Of the
  * tensor's tiles, n_tiles from first_tile on are this process's. */
 bool device_check_pass(const struct statistics *s, const struct device_sample *sample, size_t first_tile,

@@ -133,6 +133,14 @@ void device_check_tile(const struct merge_op *op, struct statistics *s, const st
     }
 }
 
+bool device_check_wants_tile(const struct statistics *s, const struct device_sample *sample,
+                             const struct merge_tile *tile)
+{
+    const bool by_tiles =
+        s->pass == STAT_KTH_TIES || s->pass == STAT_KTH_CUT || s->pass == STAT_KTH_GUESS || s->pass == STAT_KTH_WHOLE;
+    return by_tiles && has_tile(sample, s, tile->index);
+}
+
 /* ---- a statistics pass, at its end --------------------------------------------------------------------------- */
 
 /* Bit for bit, but for the payload of a NaN. */

@@ -340,7 +340,8 @@ static void plan_texts_with_a_gpu(void **state)
 
     (void)state;
     hand_plan_init(&h);
-    h.plan.device = (struct plan_device_memory){8u << 20, 2u << 20, 4u << 20, 1u << 20, 16384};
+    h.plan.device = (struct plan_device_memory){
+        .budget = 8u << 20, .tiles = 2u << 20, .resident = 4u << 20, .side = 1u << 20, .tile_elems = 16384};
     text_init(&out, TEXT_MAX_BYTES);
     report_plan_text(&h.plan, NULL, NULL, &out);
     contains(text_string(&out), "  GPU memory  7.00 MiB of 8.00 MiB allowed on each\n");

@@ -14,6 +14,7 @@ struct tiles_run {
     uint64_t tile_elems;
     bool speculate;
     int n_guessed, n_stand; /* tiles that GUESS merged; of these, those that are right */
+    int n_stayed;           /* tiles that were looked at without the host's bytes */
     struct merge_report report;
     enum wm_status status;
 };
@@ -35,7 +36,7 @@ UNUSED_OK static void fill_tile(const struct merge_op *op, const struct merge_ti
 /* One pass over all tiles that need it, as many at once as the backend takes. */
 UNUSED_OK static void pass_over_tiles(struct backend *b, void *thread, void *tensor, struct merge_op *op,
                                       struct statistics *s, const struct merge_tile *arrays, struct tiles_run *run,
-                                      struct merge_report *reports)
+                                      struct merge_report *reports, bool *stays)
 {
     const enum stat_pass pass = s ? statistics_pass(s) : STAT_READY;
     const size_t n_tiles = (size_t)((op->n_elems + run->tile_elems - 1) / run->tile_elems);
@@ -53,6 +54,9 @@ UNUSED_OK static void pass_over_tiles(struct backend *b, void *thread, void *ten
             }
             *task = (struct backend_task){.op = op, .statistics = s, .tensor = tensor};
             fill_tile(op, arrays, run->tile_elems, tile, pass == STAT_READY || pass == STAT_KTH_GUESS, &task->tile);
+            for (int i = 0; stays[tile] && i < merge_op_n_inputs(op); i++)
+                task->tile.in[i] = NULL;
+            run->n_stayed += stays[tile];
             run->status = b->ops->submit(b, thread, task, &err);
             run->n_guessed += pass == STAT_KTH_GUESS;
             n_begun++;
@@ -60,6 +64,7 @@ UNUSED_OK static void pass_over_tiles(struct backend *b, void *thread, void *ten
         }
         struct backend_task *oldest = &tasks[n_ended++ % BACKEND_MAX_DEPTH];
         run->status = b->ops->await(b, thread, oldest, &err);
+        stays[oldest->tile.index] |= oldest->stays;
         if (pass == STAT_READY || pass == STAT_KTH_GUESS)
             reports[oldest->tile.index] = oldest->report;
     }
@@ -75,12 +80,14 @@ UNUSED_OK static void run_tensor(struct backend *b, void *thread, struct merge_o
                                        .tile_elems = run->tile_elems,
                                        .has_statistics = statistics_first_pass(op) != STAT_READY};
     struct merge_report *reports = calloc(n_tiles, sizeof *reports);
+    bool *stays = calloc(n_tiles, sizeof *stays);
     struct statistics *s = info.has_statistics ? statistics_new(op, run->tile_elems) : NULL;
     enum stat_pass next = s ? statistics_pass(s) : STAT_READY;
     struct wm_error err = WM_ERROR_INIT;
     void *tensor = NULL;
 
     assert_non_null(reports);
+    assert_non_null(stays);
     assert_int_equal(b->ops->tensor_new(b, thread, &info, &tensor, &err), WM_OK);
     if (run->speculate && s) {
         assert_true(statistics_can_speculate(op, run->tile_elems));
@@ -88,12 +95,12 @@ UNUSED_OK static void run_tensor(struct backend *b, void *thread, struct merge_o
         next = statistics_pass(s);
     }
     while (next != STAT_READY && run->status == WM_OK) {
-        pass_over_tiles(b, thread, tensor, op, s, arrays, run, reports);
+        pass_over_tiles(b, thread, tensor, op, s, arrays, run, reports, stays);
         if (run->status == WM_OK)
             run->status = b->ops->finish_pass(b, thread, tensor, op, s, &next, &err);
     }
     if (run->status == WM_OK)
-        pass_over_tiles(b, thread, tensor, op, s, arrays, run, reports);
+        pass_over_tiles(b, thread, tensor, op, s, arrays, run, reports, stays);
     merge_report_init(&run->report);
     for (size_t tile = 0; tile < n_tiles; tile++)
         merge_report_add(&run->report, &reports[tile]);
@@ -103,6 +110,7 @@ UNUSED_OK static void run_tensor(struct backend *b, void *thread, struct merge_o
     statistics_free(s);
     op->vector_weights = NULL;
     free(reports);
+    free(stays);
 }
 
 #endif

@@ -76,7 +76,7 @@ static void a_model_is_sampled_evenly(void **state)
 
 /* ---- a tensor with one wrong number -------------------------------------------------------------------------- */
 
-enum spoil { NOTHING, ELEMENT, LOWEST_BIT, SWAP_BINS, LOSE_COUNT };
+enum spoil { NOTHING, ELEMENT, MEMORY, LOWEST_BIT, SWAP_BINS, LOSE_COUNT };
 
 static struct {
     enum spoil what;
@@ -98,8 +98,14 @@ cudaError_t __wrap_device_pass_launch(const struct merge_op *op, const struct st
 cudaError_t __wrap_device_combine_launch(const struct merge_op *op, const struct merge_tile *tile,
                                          const float *vector_weights, struct device_report *report, cudaStream_t stream)
 {
-    cudaError_t error = __real_device_combine_launch(op, tile, vector_weights, report, stream);
+    const bool other_input = spoil.what == MEMORY && spoil.n_done == 0 && tile->index == 3;
+    cudaError_t error = cudaSuccess;
 
+    if (other_input) /* an element that has lain on the device since the first pass */
+        error = cudaMemsetAsync((char *)(uintptr_t)tile->in[0] + 2 * (tile->n_elems - 1), 0x55, 1, stream);
+    spoil.n_done += other_input;
+    if (error == cudaSuccess)
+        error = __real_device_combine_launch(op, tile, vector_weights, report, stream);
     if (error == cudaSuccess && spoil.what == ELEMENT && spoil.n_done == 0 && tile->index == 3) {
         spoil.n_done++;
         error = cudaMemsetAsync((char *)tile->out + 2 * (tile->n_elems - 1), 0x55, 1, stream);
@@ -132,7 +138,7 @@ cudaError_t __wrap_device_pass_launch(const struct merge_op *op, const struct st
     uint64_t *words = calloc(1, n_bytes + sizeof *words);
 
     assert_non_null(words);
-    if (error == cudaSuccess && spoil.what > ELEMENT && s->pass == spoil.pass && spoil.n_done == 0 &&
+    if (error == cudaSuccess && spoil.what > MEMORY && s->pass == spoil.pass && spoil.n_done == 0 &&
         tile->index == (s->pass == STAT_KTH_CUT ? s->kth[s->kth[0].pass != s->pass].cut_tile : s->n_tiles - 1)) {
         CHECK_CUDA(cudaStreamSynchronize(stream));
         CHECK_CUDA(cudaMemcpy(words, results, n_bytes, cudaMemcpyDeviceToHost));
@@ -170,6 +176,7 @@ struct spoilt_case {
     }
 static const struct spoilt_case cases[] = {
     {"an element", {"linear", 2, false, {GLOBAL("weight", 0.3)}}, ELEMENT, STAT_READY, false, false, 1000},
+    {"an input", {"slerp", 2, false, {GLOBAL("t", 0.3)}}, MEMORY, STAT_READY, false, false, 1000},
     {"a Gram sum", {"slerp", 2, false, {GLOBAL("t", 0.3)}}, LOWEST_BIT, STAT_GRAM, false, false, 1000},
     {"an L1 sum", TIES(RESCALE_L1), LOWEST_BIT, STAT_L1, false, false, 1000},
     {"coarse bins", TIES(RESCALE_NONE), SWAP_BINS, STAT_KTH_COARSE, false, false, 1000},
@@ -183,13 +190,15 @@ static const struct spoilt_case cases[] = {
     {"a small tensor's threshold", TIES(RESCALE_NONE), LOWEST_BIT, STAT_KTH_WHOLE, false, true, 1000},
 };
 
-/* A budget in which the passes' results find room and the tensor does not stay: nothing but these passes is done. */
-static struct backend *open_backend(unsigned per_1000, void **thread)
+/* In the small budget the passes' results find room and the tensor does not stay: nothing but these passes is done. */
+enum { SMALL_MIB = 8, LARGE_MIB = 64 };
+
+static struct backend *open_backend(unsigned per_1000, unsigned memory_mib, void **thread)
 {
     struct cuda_on_cpu_config machine = cuda_on_cpu_default();
     struct backend_cuda_options options = {.tile_in_bytes = 4 * CHUNK * 2,
                                            .tile_out_bytes = 4 * CHUNK * 2,
-                                           .memory_bytes = 8u << 20,
+                                           .memory_bytes = (uint64_t)memory_mib << 20,
                                            .max_inputs = 3,
                                            .verify_per_1000 = per_1000};
     struct wm_error err = WM_ERROR_INIT;
@@ -202,14 +211,15 @@ static struct backend *open_backend(unsigned per_1000, void **thread)
     return b;
 }
 
-/* How the run of a case ends; *n_checked: blocks, of all passes. */
-static enum wm_status run_case(const struct spoilt_case *c, unsigned per_1000, uint64_t *n_checked)
+/* How the run of a case ends; *n_checked: blocks, of all passes; *n_stayed: tiles of later passes, without the host's bytes. */
+static enum wm_status run_case(const struct spoilt_case *c, unsigned per_1000, unsigned memory_mib, uint64_t *n_checked,
+                               int *n_stayed)
 {
     const uint64_t n = c->whole ? 4 * CHUNK : N_TILES * CHUNK - 5;
     struct tiles_run run = {.tile_elems = c->whole ? 4 * CHUNK : CHUNK, .speculate = c->speculate};
     struct merge_tile arrays = {.n_elems = (size_t)n, .out_dtype = WM_BF16};
     void *thread, *base = new_weights((size_t)n, WM_BF16, 5), *inputs[TILE_MAX_INPUTS] = {NULL};
-    struct backend *b = open_backend(per_1000, &thread);
+    struct backend *b = open_backend(per_1000, memory_mib, &thread);
     struct merge_op op;
     char message[256] = "", leaks[300];
 
@@ -225,6 +235,7 @@ static enum wm_status run_case(const struct spoilt_case *c, unsigned per_1000, u
     arrays.out = new_array((size_t)n, WM_BF16);
     run_tensor(b, thread, &op, &arrays, &run);
     *n_checked = b->n_checked;
+    *n_stayed = run.n_stayed;
     b->ops->thread_free(b, thread);
     b->ops->close(b);
     if (cuda_on_cpu_leaks(leaks, sizeof leaks))
@@ -241,6 +252,7 @@ static enum wm_status run_case(const struct spoilt_case *c, unsigned per_1000, u
 static void a_wrong_number_is_noticed(void **state)
 {
     uint64_t n_checked;
+    int n_stayed;
 
     (void)state;
     for (size_t i = 0; i<sizeof cases / sizeof *cases; i += EVERY> 1 ? 3 : 1) {
@@ -248,17 +260,42 @@ static void a_wrong_number_is_noticed(void **state)
         spoil.what = c->spoil;
         spoil.pass = c->pass;
         spoil.n_done = 0;
-        if (run_case(c, 0, &n_checked) != WM_OK)
+        if (run_case(c, 0, SMALL_MIB, &n_checked, &n_stayed) != WM_OK)
             fail_msg("%s: stopped although nothing was to be checked", c->what);
         assert_int_equal(n_checked, 0);
         if (!spoil.n_done)
             fail_msg("%s: was not spoilt", c->what);
         spoil.n_done = 0;
-        if (run_case(c, c->per_1000, &n_checked) != WM_VERIFY_FAILED || !spoil.n_done)
+        if (run_case(c, c->per_1000, SMALL_MIB, &n_checked, &n_stayed) != WM_VERIFY_FAILED || !spoil.n_done)
             fail_msg("%s: was not noticed", c->what);
         spoil.what = NOTHING;
-        if (run_case(c, 1000, &n_checked) != WM_OK)
+        if (run_case(c, 1000, SMALL_MIB, &n_checked, &n_stayed) != WM_OK)
             fail_msg("%s: noticed where nothing is wrong", c->what);
+        if (n_checked < (c->whole ? 8 : c->pass == STAT_READY ? N_TILES : 2 * N_TILES))
+            fail_msg("%s: only %llu blocks were checked", c->what, (unsigned long long)n_checked);
+    }
+}
+
+/* Nor does it pass where the host has let go of the tensor after the first pass: the input of what is checked is what came
+ * from the host, so that the device's memory is on trial as well. */
+static void a_wrong_number_of_a_tensor_that_stays_is_noticed(void **state)
+{
+    uint64_t n_checked;
+    int n_stayed;
+
+    (void)state;
+    for (size_t i = 0; i<sizeof cases / sizeof *cases; i += EVERY> 1 ? 3 : 1) {
+        const struct spoilt_case *c = &cases[i];
+        spoil.what = c->spoil;
+        spoil.pass = c->pass;
+        spoil.n_done = 0;
+        if (run_case(c, 1000, LARGE_MIB, &n_checked, &n_stayed) != WM_VERIFY_FAILED || !spoil.n_done)
+            fail_msg("%s: was not noticed", c->what);
+        spoil.what = NOTHING;
+        if (run_case(c, 1000, LARGE_MIB, &n_checked, &n_stayed) != WM_OK)
+            fail_msg("%s: noticed where nothing is wrong", c->what);
+        if (strcmp(c->method.method, "linear") != 0 && !n_stayed)
+            fail_msg("%s: nothing has stayed", c->what);
         if (n_checked < (c->whole ? 8 : c->pass == STAT_READY ? N_TILES : 2 * N_TILES))
             fail_msg("%s: only %llu blocks were checked", c->what, (unsigned long long)n_checked);
     }
@@ -269,6 +306,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_model_is_sampled_evenly),
         cmocka_unit_test(a_wrong_number_is_noticed),
+        cmocka_unit_test(a_wrong_number_of_a_tensor_that_stays_is_noticed),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
