@@ -64,7 +64,8 @@ def bench(path):
             return [r for r in rows if r["kernel"].split(",")[0] in words and r["part"] in parts and "guess" not in r["kernel"]]
 
         worst("bench_combine" + end, some(("linear", "task_arithmetic", "dare_linear", "dare_ties", "ties"), ("combine",)), 0.90)
-        for words, part in ((("slerp", "nuslerp"), "gram"), (("ties",), "kth coarse"), (("dare_ties",), "l1")):
+        for words, part in ((("slerp", "nuslerp"), "gram"), (("ties",), "kth coarse"), (("dare_ties",), "l1"),
+                            (("ties",), "model signs")):
             worst("bench_" + part.replace(" ", "_") + end, some(words, (part,)), 0.85)
     # TIES with all that comes with it, against linear on as many inputs.
     for name, goal, kernels in (("bench_ties_to_linear", 2.2, (TIES + ", search", TIES)),

@@ -20,7 +20,7 @@ TOOLS = ("awk bash cat cut date df dirname env find grep gzip head ln mkdir mkte
 KERNELS = [("linear, 4 models", "combine", 1.0), ("ties, 3 models, density 0.5", "whole", 2.5),
            ("ties, 3 models, density 0.5, search", "whole", 2.0), ("ties, 3 models, density 0.5, guess", "whole", 1.2),
            ("slerp, 2 models", "gram", 0.5), ("ties, 3 models, density 0.5", "kth coarse", 0.5),
-           ("dare_ties, 3 models, density 0.5", "l1", 0.5)]
+           ("dare_ties, 3 models, density 0.5", "l1", 0.5), ("ties, 3 models, trim global", "model signs", 0.5)]
 
 
 def machine(folder, equality=0, warpmerge="exit 70"):
