@@ -217,7 +217,7 @@ enum wm_status report_manifest(const struct plan *plan, const struct report_kit 
     enum wm_status st;
     struct parameter_sets sets = {0, NULL, NULL};
     char hex[HASH128_HEX_BYTES];
-    struct hash128 hash;
+    struct hash128 hash = {0, 0};
 
     TRY(report_plan_hash(plan, &hash, err));
     TRY(parameter_sets_init(&sets, plan, err));

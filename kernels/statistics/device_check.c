@@ -146,7 +146,10 @@ bool device_check_wants_tile(const struct statistics *s, const struct device_sam
 /* Bit for bit, but for the payload of a NaN. */
 static bool same_sum(double a, double b)
 {
-    return memcmp(&a, &b, sizeof a) == 0 || (a != a && b != b);
+    uint64_t bits_a, bits_b;
+    memcpy(&bits_a, &a, sizeof a);
+    memcpy(&bits_b, &b, sizeof b);
+    return bits_a == bits_b || (a != a && b != b);
 }
 
 /* Sums of chunks: n_sums rows of n_chunks. */

@@ -222,7 +222,18 @@ static void stop_at_the_sync(const struct fixture *f, const char *out, const str
     file_fault = NULL;
 }
 
-/* A finished range whose bytes did not survive (power loss) is found out by its checksum and computed again. */
+static uint64_t bytes_resumed, bytes_to_write;
+
+static int note_resumed(void *user, const struct wm_progress *progress)
+{
+    (void)user;
+    if (progress->bytes_resumed) /* "syncing" tells of no numbers of its own */
+        bytes_resumed = progress->bytes_resumed;
+    bytes_to_write = progress->bytes_to_write;
+    return 0;
+}
+
+/* A finished range whose bytes did not survive (power loss) is found out by its checksum and computed again, and no other. */
 static void damaged_ranges_are_computed_again(void **state)
 {
     struct wm_options o = WM_OPTIONS_INIT;
@@ -234,12 +245,19 @@ static void damaged_ranges_are_computed_again(void **state)
     merge_cases_write_models(&f);
     merge_cases_write_config(&f, "c.yml", merge_cases_recipes[1]);
     o.n_threads = 2;
+    o.tile_bytes = 128 << 10; /* several pieces each */
+    o.on_progress = note_resumed;
     expect_merge(&f, "good", &o);
     expected = fixture_digest(&f, "good");
+    stop_at_the_sync(&f, "whole", &o);
+    expect_merge(&f, "whole", &o);
+    assert_int_equal(bytes_resumed, bytes_to_write);
     stop_at_the_sync(&f, "out", &o);
+    bytes_resumed = 0;
     flip_a_byte(fixture_path(&f, ".out.warpmerge-partial/model.safetensors"), 4096 + 70000);
     flip_a_byte(fixture_path(&f, ".out.warpmerge-partial/model.safetensors"), 20); /* the header is rewritten */
     expect_merge(&f, "out", &o);
+    assert_true(bytes_resumed < bytes_to_write && bytes_resumed + (128 << 10) >= bytes_to_write);
     assert_true(hash128_equal(expected, fixture_digest(&f, "out")));
     fixture_release(&f);
 }
