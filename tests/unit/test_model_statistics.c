@@ -233,7 +233,7 @@ static void *survey_thread(void *user)
 
 static void run_model_pass(struct survey *s)
 {
-    pthread_t threads[8];
+    pthread_t threads[8] = {0};
     s->next = 0;
     for (int t = 1; t < s->n_threads; t++)
         assert_int_equal(pthread_create(&threads[t], NULL, survey_thread, s), 0);

@@ -165,7 +165,7 @@ static int64_t n_records_of(const struct merge_rank *r)
     snprintf(path, sizeof path, "%.*s.%s.warpmerge-partial/journal", (int)(name - r->out), r->out, name);
     if (r->run->n_ranks > 1)
         snprintf(path + strlen(path), 16, "-%04d", r->number);
-    strcat(path, ".warpmerge");
+    snprintf(path + strlen(path), 16, ".warpmerge");
     return stat(path, &status) == 0 ? status.st_size / JOURNAL_RECORD_BYTES - 1 : 0;
 }
 
@@ -183,7 +183,7 @@ static void interrupt_in_time(struct ranks_run *run, int64_t n_before)
 void ranks_merge(struct ranks_run *run)
 {
     const int64_t n_before = n_records_of(&run->ranks[run->watched_rank]); /* of an earlier merge */
-    pthread_t threads[RANKS_RIG_MAX];
+    pthread_t threads[RANKS_RIG_MAX] = {0};
 
     for (int i = 0; i < run->n_ranks; i++) {
         struct merge_rank *r = &run->ranks[i];

@@ -288,7 +288,7 @@ static void without_room_the_host_searches(void **state)
     struct cuda_on_cpu_config machine = cuda_on_cpu_default();
     struct tiles_run run = {.tile_elems = CHUNK};
     struct sample x;
-    void *thread;
+    void *thread = NULL;
     struct backend *b = open_backend(&machine, &thread);
 
     (void)state;

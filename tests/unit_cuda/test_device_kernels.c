@@ -121,7 +121,7 @@ static void check_guess_counts(const struct merge_op *op, struct statistics *s, 
     struct cpu_scratch *scratch = cpu_scratch_new();
     struct merge_report report;
     struct merge_tile tile;
-    uint32_t got[METHOD_MAX_MODELS][2];
+    uint32_t got[METHOD_MAX_MODELS][2] = {{0, 0}};
     assert_non_null(scratch);
     merge_report_init(&report);
     for (size_t index = 0; tile_at(op, arrays, run->tile_elems, index, &tile); index++) {
