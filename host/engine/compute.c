@@ -32,6 +32,45 @@ struct compute {
     int first, n_flights;
 };
 
+/* The oldest one leaves the queue. What it was stays readable until another one joins. */
+static struct flight *take_oldest(struct compute *c)
+{
+    struct flight *f = &c->flights[c->first];
+
+    c->first = (c->first + 1) % BACKEND_MAX_DEPTH;
+    c->n_flights--;
+    return f;
+}
+
+static struct flight *next_place(struct compute *c)
+{
+    return &c->flights[(c->first + c->n_flights) % BACKEND_MAX_DEPTH];
+}
+
+/* After take_oldest: there is more to wait for. */
+static void put_last(struct compute *c, const struct flight *f)
+{
+    struct flight *last = next_place(c);
+
+    if (last != f)
+        *last = *f;
+    c->n_flights++;
+}
+
+/* Called and left with the lock held. */
+static void await(struct compute *c, struct flight *f)
+{
+    double began = file_now_seconds();
+
+    if (f->err.status != WM_OK || f->job->plan_job->action != PLAN_MERGE)
+        return;
+    pthread_mutex_unlock(&c->p->lock);
+    (void)c->backend->ops->await(c->backend, c->thread, &f->task, &f->err);
+    began = file_now_seconds() - began;
+    pthread_mutex_lock(&c->p->lock);
+    c->p->compute_busy += began;
+}
+
 /* Called and left with the lock held. */
 static void abandon(struct compute *c)
 {
@@ -272,7 +311,7 @@ static enum wm_status begin_tensor(struct compute *c, struct run_job *job, struc
 static bool launch(struct compute *c, struct run_job *job, size_t tile, uint32_t out_slot)
 {
     struct pipeline *p = c->p;
-    struct flight *f = &c->flights[(c->first + c->n_flights) % BACKEND_MAX_DEPTH];
+    struct flight *f = next_place(c);
     bool begins = schedule_bind(p, job, c->backend), whole;
     enum stat_pass pass = job->pass;
     double began;
@@ -330,18 +369,12 @@ static bool launch(struct compute *c, struct run_job *job, size_t tile, uint32_t
 static void land(struct compute *c)
 {
     struct pipeline *p = c->p;
-    struct flight *f = &c->flights[c->first];
-    double began;
+    struct flight *f = take_oldest(c);
 
-    c->first = (c->first + 1) % BACKEND_MAX_DEPTH;
-    c->n_flights--;
-    if (f->err.status == WM_OK && f->job->plan_job->action == PLAN_MERGE) {
-        pthread_mutex_unlock(&p->lock);
-        began = file_now_seconds();
-        (void)c->backend->ops->await(c->backend, c->thread, &f->task, &f->err);
-        began = file_now_seconds() - began;
-        pthread_mutex_lock(&p->lock);
-        p->compute_busy += began;
+    await(c, f);
+    if (f->err.status != WM_OK && c->backend->lost) {
+        put_last(c, f); /* its output slot is released with those of the others, when the device is done with them */
+        return;
     }
     if (f->err.status == WM_OK) {
         if (f->job->pass == STAT_READY) {
@@ -381,11 +414,9 @@ static void go_on_without(struct compute *c)
 
     abandon(c);
     while (c->n_flights) {
-        struct flight *f = &c->flights[c->first];
+        const struct flight *f = take_oldest(c);
         if (f->out_slot != RUN_NO_SLOT)
             schedule_release_out_slot(p, f->out_slot);
-        c->first = (c->first + 1) % BACKEND_MAX_DEPTH;
-        c->n_flights--;
     }
     error_set(&p->notice, WM_NO_DEVICE, "%s; its unfinished tensors were computed elsewhere", lost->message);
     schedule_restart_jobs(p, lost);
@@ -451,13 +482,8 @@ void *compute_thread(void *arg)
             go_on_without(&c);
         schedule_reap(p, c.backend, c.thread);
     }
-    while (c.n_flights) { /* stopping: the device must be done with our memory before it goes away */
-        struct flight *f = &c.flights[c.first];
-        if (f->err.status == WM_OK && f->job->plan_job->action == PLAN_MERGE)
-            (void)c.backend->ops->await(c.backend, c.thread, &f->task, &f->err);
-        c.first = (c.first + 1) % BACKEND_MAX_DEPTH;
-        c.n_flights--;
-    }
+    while (c.n_flights) /* stopping: the device must be done with our memory before it goes away */
+        await(&c, take_oldest(&c));
     abandon(&c);
     schedule_reap_all(p, c.backend, c.thread);
     pthread_mutex_unlock(&p->lock);
