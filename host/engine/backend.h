@@ -20,9 +20,11 @@
 
 struct backend {
     const struct backend_ops *ops;
-    int depth; /* tiles that one thread may have submitted and not yet awaited, at most BACKEND_MAX_DEPTH. With more than
-                  one there is one thread, and a pass sees a tensor's tiles in the order in which they are submitted */
-    size_t group_members; /* small tensors that run_group wants at once, at most BACKEND_GROUP_MEMBERS */
+    int depth; /* tiles and groups that one thread may have submitted and not yet awaited, at most BACKEND_MAX_DEPTH. With
+                  more than one there is one thread, and a pass sees a tensor's tiles in the order in which they are
+                  submitted */
+    int group_depth;      /* groups among them, at most */
+    size_t group_members; /* small tensors that submit_group wants at once, at most BACKEND_GROUP_MEMBERS */
     /* Tensors that are seen more than once stay in a device's memory: of so many tiles of inputs, and of at least so many
      * elements each. 0: there is no such memory. Free ones: at the moment, for its own thread. */
     uint64_t stay_slots, stay_slots_free, stay_min_elems;
@@ -70,7 +72,7 @@ struct backend_member {
 #define BACKEND_GROUP_MEMBER_ELEMS 65536
 
 /* Small tensors that are computed at one go, so that none of them costs a hand-over or a launch of its own. They have the
- * same number of inputs; types and operations may differ. */
+ * same number of inputs; types and operations may differ. All of this stays where it is between submit_group and the end. */
 struct backend_group {
     struct backend_member *members;
     size_t n_members; /* at most BACKEND_GROUP_MEMBERS, each of at most BACKEND_GROUP_MEMBER_ELEMS elements */
@@ -79,6 +81,7 @@ struct backend_group {
     size_t n_input_bytes[TILE_MAX_INPUTS];
     void *out; /* and their outputs, one after the other, in here */
     size_t n_out_bytes;
+    void *slot; /* the backend's, until the group was awaited to its end */
 };
 
 struct backend_ops {
@@ -102,16 +105,19 @@ struct backend_ops {
      * `model_statistics`, or forgotten (NULL). */
     enum wm_status (*collect_model)(struct backend *backend, void *thread, struct model_statistics *model_statistics,
                                     struct wm_error *err);
-    /* All passes of all members, on the calling thread, which waits. */
-    enum wm_status (*run_group)(struct backend *backend, void *thread, struct backend_group *group,
-                                struct wm_error *err);
+    /* All passes of all members. await_group waits for as much as is on its way and, where that was not the end, sets more
+     * on its way: *is_done is false then, and it is called again, after others were awaited. A failure is an end. */
+    enum wm_status (*submit_group)(struct backend *backend, void *thread, struct backend_group *group,
+                                   struct wm_error *err);
+    enum wm_status (*await_group)(struct backend *backend, void *thread, struct backend_group *group, bool *is_done,
+                                  struct wm_error *err);
     /* After the device was lost: returns when nothing started on it can touch host memory any more. NULL: cannot happen. */
     void (*abandon)(struct backend *backend, void *thread);
     void (*close)(struct backend *backend);
 };
 
 enum wm_status backend_open_cpu(struct backend **backend, struct wm_error *err);
-/* What the CPU's run_group does, for backends that have none of their own. */
+/* What the CPU's submit_group does, for backends that have none of their own. */
 enum wm_status backend_cpu_run_group(struct backend_group *group, struct cpu_scratch *scratch, struct wm_error *err);
 
 #ifdef WM_HAVE_CUDA

@@ -143,11 +143,22 @@ out:
     return st;
 }
 
-static enum wm_status cpu_run_group(struct backend *backend, void *thread, struct backend_group *group,
-                                    struct wm_error *err)
+static enum wm_status cpu_submit_group(struct backend *backend, void *thread, struct backend_group *group,
+                                       struct wm_error *err)
 {
     (void)backend;
     return backend_cpu_run_group(group, thread, err);
+}
+
+static enum wm_status cpu_await_group(struct backend *backend, void *thread, struct backend_group *group, bool *is_done,
+                                      struct wm_error *err)
+{
+    (void)backend;
+    (void)thread;
+    (void)group;
+    (void)err;
+    *is_done = true;
+    return WM_OK;
 }
 
 static void cpu_close(struct backend *backend)
@@ -166,7 +177,8 @@ static const struct backend_ops cpu_ops = {.describe = cpu_describe,
                                            .await = cpu_await,
                                            .finish_pass = cpu_finish_pass,
                                            .collect_model = cpu_collect_model,
-                                           .run_group = cpu_run_group,
+                                           .submit_group = cpu_submit_group,
+                                           .await_group = cpu_await_group,
                                            .close = cpu_close};
 
 enum wm_status backend_open_cpu(struct backend **backend, struct wm_error *err)
@@ -176,7 +188,7 @@ enum wm_status backend_open_cpu(struct backend **backend, struct wm_error *err)
     if (!cpu)
         return error_no_memory(err, "starting the CPU backend");
     cpu->backend.ops = &cpu_ops;
-    cpu->backend.depth = 1;
+    cpu->backend.depth = cpu->backend.group_depth = 1;
     cpu->backend.group_members = 16; /* one after the other anyway: as many as keep their descriptions in the cache */
     snprintf(cpu->name, sizeof cpu->name, "cpu %s", cpu_isa());
     *backend = &cpu->backend;

@@ -460,7 +460,8 @@ static const struct backend_ops cuda_ops = {.describe = cuda_describe,
                                             .await = backend_cuda_await,
                                             .finish_pass = backend_cuda_finish_pass,
                                             .collect_model = backend_cuda_collect_model,
-                                            .run_group = backend_cuda_run_group,
+                                            .submit_group = backend_cuda_submit_group,
+                                            .await_group = backend_cuda_await_group,
                                             .abandon = cuda_abandon,
                                             .close = cuda_close};
 
@@ -518,6 +519,7 @@ enum wm_status backend_open_cuda(struct backend **backend, const struct backend_
         return error_no_memory(err, "starting a GPU");
     b->ops = &cuda_ops;
     b->depth = CUDA_DEPTH;
+    b->group_depth = 1;
     b->group_members = BACKEND_GROUP_MEMBERS;
     cuda->options = *options;
     CUDA(cudaSetDevice(options->device), "being selected"); /* first: the one before may have failed */

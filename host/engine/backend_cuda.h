@@ -170,7 +170,9 @@ enum wm_status backend_cuda_finish_pass(struct backend *b, void *thread, void *t
                                         struct statistics *statistics, enum stat_pass *next, struct wm_error *err);
 enum wm_status backend_cuda_collect_model(struct backend *b, void *thread, struct model_statistics *model_statistics,
                                           struct wm_error *err);
-enum wm_status backend_cuda_run_group(struct backend *b, void *thread, struct backend_group *group,
-                                      struct wm_error *err);
+enum wm_status backend_cuda_submit_group(struct backend *b, void *thread, struct backend_group *group,
+                                         struct wm_error *err);
+enum wm_status backend_cuda_await_group(struct backend *b, void *thread, struct backend_group *group, bool *is_done,
+                                        struct wm_error *err);
 
 #endif

@@ -1,9 +1,9 @@
 /*
  * compute.c: compute threads: tiles in slots through a backend, pass after pass, to output slots.
  *
- * What lives here: keeping a backend busy with tiles (one at a time on the CPU, several on their way on a GPU), what
- * follows from a finished tile, and going on without a GPU that was lost. What it must not know: how a backend computes,
- * and which tile comes next (schedule.c).
+ * What lives here: keeping a backend busy with tiles and groups of small tensors (one at a time on the CPU, several on
+ * their way on a GPU), what follows from a finished one, and going on without a GPU that was lost. What it must not know:
+ * how a backend computes, and which tile comes next (schedule.c).
  */
 #include "engine/fence.h"
 #include "engine/group.h"
@@ -12,12 +12,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* A tile between submit and await. */
+/* A tile or a group between submit and await. */
 struct flight {
     struct run_job *job;
     size_t tile;
     uint32_t out_slot;
-    struct backend_task task;
+    struct group_flight *group; /* NULL: a tile */
+    struct backend_task task;   /* else of no meaning */
     struct wm_error err;
 };
 
@@ -29,7 +30,7 @@ struct compute {
     pthread_t *workers;
     int n_workers;
     struct flight flights[BACKEND_MAX_DEPTH];
-    int first, n_flights;
+    int first, n_flights, n_groups; /* groups among them */
 };
 
 /* The oldest one leaves the queue. What it was stays readable until another one joins. */
@@ -39,6 +40,7 @@ static struct flight *take_oldest(struct compute *c)
 
     c->first = (c->first + 1) % BACKEND_MAX_DEPTH;
     c->n_flights--;
+    c->n_groups -= f->group != NULL;
     return f;
 }
 
@@ -47,7 +49,7 @@ static struct flight *next_place(struct compute *c)
     return &c->flights[(c->first + c->n_flights) % BACKEND_MAX_DEPTH];
 }
 
-/* After take_oldest: there is more to wait for. */
+/* One that was launched, or one that was awaited and has more to wait for. */
 static void put_last(struct compute *c, const struct flight *f)
 {
     struct flight *last = next_place(c);
@@ -55,20 +57,26 @@ static void put_last(struct compute *c, const struct flight *f)
     if (last != f)
         *last = *f;
     c->n_flights++;
+    c->n_groups += f->group != NULL;
 }
 
-/* Called and left with the lock held. */
-static void await(struct compute *c, struct flight *f)
+/* False: there is more to wait for. Called and left with the lock held. */
+static bool await(struct compute *c, struct flight *f)
 {
     double began = file_now_seconds();
+    bool is_done = true;
 
     if (f->err.status != WM_OK || f->job->plan_job->action != PLAN_MERGE)
-        return;
+        return true;
     pthread_mutex_unlock(&c->p->lock);
-    (void)c->backend->ops->await(c->backend, c->thread, &f->task, &f->err);
+    if (f->group)
+        (void)group_await(c->p, c->backend, c->thread, f->group, &is_done, &f->err);
+    else
+        (void)c->backend->ops->await(c->backend, c->thread, &f->task, &f->err);
     began = file_now_seconds() - began;
     pthread_mutex_lock(&c->p->lock);
     c->p->compute_busy += began;
+    return is_done || f->err.status != WM_OK;
 }
 
 /* Called and left with the lock held. */
@@ -256,34 +264,29 @@ out:
 
 /* ---- a group ---------------------------------------------------------------------------------------------------- */
 
-/* Nothing that the lost device began may still write when somebody else gets the slot. Called and left with the lock held. */
-static void release_abandoned(struct compute *c, uint32_t out_slot)
-{
-    abandon(c);
-    schedule_release_out_slot(c->p, out_slot);
-}
-
-/* Computes a group and hands it to a writer. Called and left with the lock held. */
-static void compute_group(struct compute *c, struct run_job *job, uint32_t out_slot)
+/* Starts a group. Called and left with the lock held. */
+static void launch_group(struct compute *c, struct flight *f)
 {
     struct pipeline *p = c->p;
-    struct write_task write = {.job = job, .out_slot = out_slot};
-    struct wm_error err = WM_ERROR_INIT;
-    double began = file_now_seconds();
-    enum wm_status st;
+    double began;
 
     pthread_mutex_unlock(&p->lock);
-    st = group_compute(p, c->backend, c->thread, job, writer_out_bytes(p, job, 0, out_slot), &err);
+    began = file_now_seconds();
+    (void)group_submit(p, c->backend, c->thread, f->job, writer_out_bytes(p, f->job, 0, f->out_slot), &f->group,
+                       &f->err);
     began = file_now_seconds() - began;
     pthread_mutex_lock(&p->lock);
     p->compute_busy += began;
-    if (st != WM_OK) {
-        if (c->backend->lost) /* begins again elsewhere */
-            release_abandoned(c, out_slot);
-        else
-            schedule_fail(p, &err);
-        return;
-    }
+    put_last(c, f);
+}
+
+/* Hands a group to a writer. Called and left with the lock held. */
+static void deliver_group(struct compute *c, const struct flight *f)
+{
+    struct pipeline *p = c->p;
+    struct run_job *job = f->job;
+    struct write_task write = {.job = job, .out_slot = f->out_slot};
+
     schedule_release_slots(p, job, 0);
     job->n_writing++;
     if (group_out_bytes(job) < WRITER_SMALL_BYTES)
@@ -307,7 +310,7 @@ static enum wm_status begin_tensor(struct compute *c, struct run_job *job, struc
     return c->backend->ops->tensor_new(c->backend, c->thread, &info, &job->tensor, err);
 }
 
-/* Starts a tile. Called and left with the lock held; false when there was nothing to wait for. */
+/* Starts a tile or a group. Called and left with the lock held; false when there was nothing to wait for. */
 static bool launch(struct compute *c, struct run_job *job, size_t tile, uint32_t out_slot)
 {
     struct pipeline *p = c->p;
@@ -316,10 +319,6 @@ static bool launch(struct compute *c, struct run_job *job, size_t tile, uint32_t
     enum stat_pass pass = job->pass;
     double began;
 
-    if (job->n_members > 1) {
-        compute_group(c, job, out_slot);
-        return false;
-    }
     if (pass == STAT_READY && run_job_tile_is_done(job, tile, p->plan->memory.tile_elems)) { /* of a resident job */
         schedule_release_slots(p, job, tile);
         schedule_release_out_slot(p, out_slot);
@@ -331,6 +330,11 @@ static bool launch(struct compute *c, struct run_job *job, size_t tile, uint32_t
     f->tile = tile;
     f->out_slot = out_slot;
     f->task.stays = false;
+    f->group = NULL;
+    if (job->n_members > 1) {
+        launch_group(c, f);
+        return true;
+    }
     merge_report_init(&f->task.report);
     run_job_fill_tile(job, tile, p->plan->memory.tile_elems, &f->task.tile);
     if (out_slot != RUN_NO_SLOT)
@@ -361,23 +365,28 @@ static bool launch(struct compute *c, struct run_job *job, size_t tile, uint32_t
     }
     if (c->backend->depth > 1 && f->err.status == WM_OK)
         run_job_advance_order(job); /* what is submitted in order is computed in order: the next one need not wait */
-    c->n_flights++;
+    put_last(c, f);
     return true;
 }
 
-/* Waits for the oldest tile. Called and left with the lock held. */
+/* Waits for the oldest tile or group. Called and left with the lock held. */
 static void land(struct compute *c)
 {
     struct pipeline *p = c->p;
     struct flight *f = take_oldest(c);
 
-    await(c, f);
+    if (!await(c, f)) {
+        put_last(c, f); /* others may come first */
+        return;
+    }
     if (f->err.status != WM_OK && c->backend->lost) {
         put_last(c, f); /* its output slot is released with those of the others, when the device is done with them */
         return;
     }
     if (f->err.status == WM_OK) {
-        if (f->job->pass == STAT_READY) {
+        if (f->group) {
+            deliver_group(c, f);
+        } else if (f->job->pass == STAT_READY) {
             deliver(c, f);
         } else {
             if (f->out_slot != RUN_NO_SLOT)
@@ -387,6 +396,7 @@ static void land(struct compute *c)
     }
     if (f->err.status != WM_OK && !c->backend->lost)
         schedule_fail(p, &f->err);
+    group_flight_free(f->group);
 }
 
 /* ---- a lost device --------------------------------------------------------------------------------------------- */
@@ -417,6 +427,7 @@ static void go_on_without(struct compute *c)
         const struct flight *f = take_oldest(c);
         if (f->out_slot != RUN_NO_SLOT)
             schedule_release_out_slot(p, f->out_slot);
+        group_flight_free(f->group);
     }
     error_set(&p->notice, WM_NO_DEVICE, "%s; its unfinished tensors were computed elsewhere", lost->message);
     schedule_restart_jobs(p, lost);
@@ -468,7 +479,8 @@ void *compute_thread(void *arg)
     else if (!c.thread)
         schedule_fail(p, &err);
     while (!p->stop) {
-        if (c.n_flights < c.backend->depth && schedule_take_compute(p, c.backend, &job, &tile, &out_slot)) {
+        if (c.n_flights < c.backend->depth &&
+            schedule_take_compute(p, c.backend, c.n_groups < c.backend->group_depth, &job, &tile, &out_slot)) {
             if (launch(&c, job, tile, out_slot) && c.backend->depth == 1)
                 land(&c);
         } else if (c.n_flights) {
@@ -482,8 +494,13 @@ void *compute_thread(void *arg)
             go_on_without(&c);
         schedule_reap(p, c.backend, c.thread);
     }
-    while (c.n_flights) /* stopping: the device must be done with our memory before it goes away */
-        await(&c, take_oldest(&c));
+    while (c.n_flights) { /* stopping: the device must be done with our memory before it goes away */
+        struct flight *f = take_oldest(&c);
+        if (await(&c, f))
+            group_flight_free(f->group);
+        else
+            put_last(&c, f);
+    }
     abandon(&c);
     schedule_reap_all(p, c.backend, c.thread);
     pthread_mutex_unlock(&p->lock);

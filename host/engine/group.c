@@ -135,17 +135,19 @@ out:
 
 /* ---- computing ------------------------------------------------------------------------------------------------ */
 
-struct slice {
-    struct backend_member *members;
+/* A backend gets as many members as it wants at once: a slice. */
+struct group_flight {
+    struct run_job *job;
+    unsigned char *out;
+    size_t first;                   /* of the slice, among the job's members */
+    struct backend_member *members; /* [members at once] */
     struct merge_op *ops;
-    struct backend_group group;
+    struct backend_group slice;
 };
 
 /* Where the slice's inputs of each number begin and end, for backends that move them as a whole. */
-static void find_regions(struct slice *slice)
+static void find_regions(struct backend_group *g)
 {
-    struct backend_group *g = &slice->group;
-
     for (int s = 0; s < g->n_inputs; s++) {
         const unsigned char *low = NULL, *high = NULL;
         for (size_t m = 0; m < g->n_members; m++) {
@@ -161,73 +163,111 @@ static void find_regions(struct slice *slice)
     }
 }
 
-static enum wm_status fill_slice(const struct pipeline *p, const struct run_job *job, size_t first, size_t n,
-                                 unsigned char *out, struct slice *slice, struct wm_error *err)
+static enum wm_status fill_slice(const struct pipeline *p, struct group_flight *f, size_t n, struct wm_error *err)
 {
-    enum wm_status st = WM_OK;
+    const struct run_job *job = f->job;
     const size_t n_sources = (size_t)job->plan_job->n_sources;
+    enum wm_status st = WM_OK;
 
-    slice->group = (struct backend_group){.members = slice->members, .n_members = n, .n_inputs = (int)n_sources};
-    slice->group.out = out + (job->plan_job[first].begin - job->plan_job->begin);
+    f->slice = (struct backend_group){.members = f->members, .n_members = n, .n_inputs = (int)n_sources};
+    f->slice.out = f->out + (job->plan_job[f->first].begin - job->plan_job->begin);
     for (size_t i = 0; i < n; i++) {
-        const struct plan_job *pj = &job->plan_job[first + i];
-        struct backend_member *member = &slice->members[i];
+        const struct plan_job *pj = &job->plan_job[f->first + i];
+        struct backend_member *member = &f->members[i];
         memset(&member->tile, 0, sizeof member->tile);
-        member->op = &slice->ops[i];
+        member->op = &f->ops[i];
         member->key = run_job_key(pj);
         TRY(plan_job_op(p->plan, pj, member->op, err));
         member->tile.n_elems = (size_t)pj->n_elems;
         member->tile.out_dtype = pj->dtype;
-        member->tile.out = out + (pj->begin - job->plan_job->begin);
+        member->tile.out = f->out + (pj->begin - job->plan_job->begin);
         for (size_t s = 0; s < n_sources; s++) {
-            member->tile.in[s] = job->data[(first + i) * n_sources + s];
+            member->tile.in[s] = job->data[(f->first + i) * n_sources + s];
             member->tile.in_dtype[s] = pj->sources[s].tensor->dtype;
         }
-        slice->group.n_out_bytes += (size_t)pj->n_bytes;
+        f->slice.n_out_bytes += (size_t)pj->n_bytes;
     }
-    find_regions(slice);
+    find_regions(&f->slice);
+out:
+    return st;
+}
+
+static enum wm_status submit_slice(const struct pipeline *p, struct backend *backend, void *thread,
+                                   struct group_flight *f, struct wm_error *err)
+{
+    size_t left = f->job->n_members - f->first;
+    enum wm_status st = WM_OK;
+
+    TRY(fill_slice(p, f, left < backend->group_members ? left : backend->group_members, err));
+    TRY(backend->ops->submit_group(backend, thread, &f->slice, err));
 out:
     return st;
 }
 
 /* Refused values are an error as soon as a slice is through: nothing of the group is written. */
-static enum wm_status finish_slice(const struct pipeline *p, struct run_job *job, size_t first,
-                                   const struct slice *slice, struct wm_error *err)
+static enum wm_status finish_slice(const struct pipeline *p, const struct group_flight *f, struct wm_error *err)
 {
     struct hash128 pieces[BACKEND_GROUP_MEMBER_ELEMS / TILE_CHUNK_ELEMS];
 
-    for (size_t i = 0; i < slice->group.n_members; i++) {
-        const struct plan_job *pj = &job->plan_job[first + i];
-        const struct backend_member *member = &slice->members[i];
+    for (size_t i = 0; i < f->slice.n_members; i++) {
+        const struct plan_job *pj = &f->job->plan_job[f->first + i];
+        const struct backend_member *member = &f->members[i];
         if (schedule_is_refused(p, &member->report)) {
             schedule_refusal(p, pj, &member->report, err);
             return err->status;
         }
         hash_pieces(member->tile.out, (size_t)pj->n_bytes, resume_piece_bytes(pj->dtype), pieces);
-        job->digests[first + i] = hash_tree(pieces, resume_n_pieces(pj->n_elems));
+        f->job->digests[f->first + i] = hash_tree(pieces, resume_n_pieces(pj->n_elems));
     }
     return WM_OK;
 }
 
-enum wm_status group_compute(const struct pipeline *p, struct backend *backend, void *thread, struct run_job *job,
-                             unsigned char *out, struct wm_error *err)
+enum wm_status group_submit(const struct pipeline *p, struct backend *backend, void *thread, struct run_job *job,
+                            unsigned char *out, struct group_flight **flight, struct wm_error *err)
 {
-    const size_t at_once = backend->group_members;
-    struct slice slice = {malloc(at_once * sizeof *slice.members), malloc(at_once * sizeof *slice.ops), {0}};
+    const size_t at_once = job->n_members < backend->group_members ? job->n_members : backend->group_members;
+    struct group_flight *f = *flight = calloc(1, sizeof *f);
     enum wm_status st = WM_OK;
 
-    if (!slice.members || !slice.ops) {
+    if (!f || !(f->members = malloc(at_once * sizeof *f->members)) || !(f->ops = malloc(at_once * sizeof *f->ops))) {
         st = error_no_memory(err, "merging small tensors");
         goto out;
     }
-    for (size_t first = 0; first < job->n_members; first += slice.group.n_members) {
-        size_t left = job->n_members - first;
-        TRY(fill_slice(p, job, first, left < at_once ? left : at_once, out, &slice, err));
-        TRY(backend->ops->run_group(backend, thread, &slice.group, err));
-        TRY(finish_slice(p, job, first, &slice, err));
+    f->job = job;
+    f->out = out;
+    TRY(submit_slice(p, backend, thread, f, err));
+out:
+    if (st != WM_OK) {
+        group_flight_free(f);
+        *flight = NULL;
+    }
+    return st;
+}
+
+enum wm_status group_await(const struct pipeline *p, struct backend *backend, void *thread, struct group_flight *flight,
+                           bool *is_done, struct wm_error *err)
+{
+    enum wm_status st = WM_OK;
+
+    for (;;) {
+        TRY(backend->ops->await_group(backend, thread, &flight->slice, is_done, err));
+        if (!*is_done)
+            goto out;
+        TRY(finish_slice(p, flight, err));
+        flight->first += flight->slice.n_members;
+        if (flight->first == flight->job->n_members)
+            goto out;
+        TRY(submit_slice(p, backend, thread, flight, err));
     }
 out:
-    free(slice.members);
-    free(slice.ops);
     return st;
+}
+
+void group_flight_free(struct group_flight *flight)
+{
+    if (!flight)
+        return;
+    free(flight->members);
+    free(flight->ops);
+    free(flight);
 }

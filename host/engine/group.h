@@ -20,10 +20,21 @@ uint64_t group_statistics_bytes(const struct plan *plan, size_t first, size_t n_
 
 /* Reads all members' inputs into the job's slots. Without the lock. */
 enum wm_status group_read(struct pipeline *p, struct run_job *job, uint64_t *n_bytes, struct wm_error *err);
-/* All passes of all members; `out` gets their outputs one after the other, job->digests the hash of each. WM_BAD_DATA when
- * a member's values are refused: nothing of the group may be written then. Without the lock. */
-enum wm_status group_compute(const struct pipeline *p, struct backend *backend, void *thread, struct run_job *job,
-                             unsigned char *out, struct wm_error *err);
+
+/* A group between submit and the last await. */
+struct group_flight;
+
+/* Starts all passes of all members; `out` gets their outputs one after the other. *flight is NULL after a failure. Without
+ * the lock. */
+enum wm_status group_submit(const struct pipeline *p, struct backend *backend, void *thread, struct run_job *job,
+                            unsigned char *out, struct group_flight **flight, struct wm_error *err);
+/* Waits for what is on its way. *is_done is false while more has been set on its way; else job->digests has the hash of
+ * every member. WM_BAD_DATA when a member's values are refused: nothing of the group may be written then. Without the
+ * lock. */
+enum wm_status group_await(const struct pipeline *p, struct backend *backend, void *thread, struct group_flight *flight,
+                           bool *is_done, struct wm_error *err);
+/* When nobody computes it any more. NULL: nothing. */
+void group_flight_free(struct group_flight *flight);
 uint64_t group_out_bytes(const struct run_job *job);
 
 #endif

@@ -231,12 +231,12 @@ static bool waits_for_memory(const struct pipeline *p, const struct run_job *job
     return false;
 }
 
-bool schedule_take_compute(struct pipeline *p, const struct backend *backend, struct run_job **out, size_t *tile,
-                           uint32_t *out_slot)
+bool schedule_take_compute(struct pipeline *p, const struct backend *backend, bool takes_groups, struct run_job **out,
+                           size_t *tile, uint32_t *out_slot)
 {
     for (struct run_job *job = p->jobs; job; job = job->next) {
         if (!job->n_ready || (job->owner && job->owner != backend) || (run_job_writes(job) && !p->n_free_out_slots) ||
-            waits_for_memory(p, job, backend))
+            (job->n_members > 1 && !takes_groups) || waits_for_memory(p, job, backend))
             continue;
         *out = job;
         *tile = run_job_pop_ready(job);

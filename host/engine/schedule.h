@@ -63,9 +63,10 @@ void schedule_refusal(const struct pipeline *p, const struct plan_job *pj, const
 void schedule_fail(struct pipeline *p, const struct wm_error *err);
 /* A tile to read, its slots taken; false: wait on can_read (or everything is admitted and done). */
 bool schedule_take_read(struct pipeline *p, struct run_job **job, size_t *tile);
-/* A tile to compute; for the element-wise pass with an output slot. false: wait on can_compute. */
-bool schedule_take_compute(struct pipeline *p, const struct backend *backend, struct run_job **job, size_t *tile,
-                           uint32_t *out_slot);
+/* A tile to compute; for the element-wise pass with an output slot. No group, unless takes_groups. false: wait on
+ * can_compute. */
+bool schedule_take_compute(struct pipeline *p, const struct backend *backend, bool takes_groups, struct run_job **job,
+                           size_t *tile, uint32_t *out_slot);
 /* The job is this backend's from now on; true for the first tile, when its tensor_new has to be called. */
 bool schedule_bind(struct pipeline *p, struct run_job *job, struct backend *backend);
 /* A tile of the job can be computed: wakes one thread, or where several backends wait, all of them. */

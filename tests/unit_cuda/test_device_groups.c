@@ -207,11 +207,22 @@ static unsigned long long launches(void)
 #endif
 }
 
+/* From submit to the end, alone. */
+static enum wm_status run_group(struct group_case *g, struct backend *backend, void *thread, struct wm_error *err)
+{
+    enum wm_status st = backend->ops->submit_group(backend, thread, &g->group, err);
+    bool is_done = false;
+
+    while (st == WM_OK && !is_done)
+        st = backend->ops->await_group(backend, thread, &g->group, &is_done, err);
+    return st;
+}
+
 static void run(struct group_case *g, struct backend *backend, void *thread)
 {
     struct wm_error err = WM_ERROR_INIT;
 
-    if (backend->ops->run_group(backend, thread, &g->group, &err) != WM_OK)
+    if (run_group(g, backend, thread, &err) != WM_OK)
         fail_msg("%s", err.message);
     check_results(g);
 }
@@ -484,7 +495,7 @@ static void the_nth_call_may_fail(void **state)
             build(g, 9, backend);
             cuda_on_cpu_get_counts(&before);
             cuda_on_cpu_fail_at(n, codes[c], -1);
-            if (backend->ops->run_group(backend, thread, &g->group, &err) == WM_OK) {
+            if (run_group(g, backend, thread, &err) == WM_OK) {
                 check_results(g);
                 n_right++;
             } else {
@@ -524,7 +535,7 @@ static void a_wrong_byte_is_noticed(void **state)
     fill_cases(g, 6);
     build(g, 6, backend);
     spoil_byte = (long)g->group.n_out_bytes - 1;
-    assert_int_equal(backend->ops->run_group(backend, thread, &g->group, &err), WM_VERIFY_FAILED);
+    assert_int_equal(run_group(g, backend, thread, &err), WM_VERIFY_FAILED);
     assert_non_null(strstr(err.message, "other bytes than the CPU"));
     spoil_byte = -1;
     reset(g);
