@@ -213,7 +213,7 @@ static void release_thread(struct backend *b, struct cuda_thread *t)
         cudaFree(t->out_memory);
         cudaFree(t->reports);
     }
-    backend_cuda_group_free(t->group);
+    backend_cuda_free_groups(b, t);
     cudaFreeHost(t->host_reports);
     cudaFreeHost(t->select_memory);
     cpu_scratch_free(t->scratch);
@@ -328,6 +328,8 @@ enum wm_status backend_cuda_take(struct backend *b, struct cuda_thread *t, uint6
     }
     for (int i = 0; i < CUDA_MAX_SPARE && t->side_used + n_bytes > t->side_bytes; i++)
         free_side(t, &t->spare[i]);
+    if (t->side_used + n_bytes > t->side_bytes)
+        backend_cuda_shrink_groups(t);
     if (t->side_used + n_bytes > t->side_bytes)
         return WM_OK; /* the budget is the user's: the CPU does what does not fit it */
     code = cudaMalloc(&memory->at, n_bytes);
@@ -519,7 +521,7 @@ enum wm_status backend_open_cuda(struct backend **backend, const struct backend_
         return error_no_memory(err, "starting a GPU");
     b->ops = &cuda_ops;
     b->depth = CUDA_DEPTH;
-    b->group_depth = 1;
+    b->group_depth = CUDA_GROUPS;
     b->group_members = BACKEND_GROUP_MEMBERS;
     cuda->options = *options;
     CUDA(cudaSetDevice(options->device), "being selected"); /* first: the one before may have failed */

@@ -13,6 +13,7 @@
 #include "methods/device_check.h"
 
 #define CUDA_DEPTH     6 /* tiles on their way: one uploading, one computing, one downloading, and as many waiting */
+#define CUDA_GROUPS    3 /* groups of small tensors among them: the same, each with memory of its own on the host */
 #define CUDA_MAX_SPARE 4
 #define CUDA_NO_SLOT   UINT32_MAX
 /* Below this a launch and two copies cost more than the CPU's work (PCIe latency about 10 us each way). */
@@ -90,9 +91,10 @@ struct cuda_thread {
     uint64_t side_bytes;             /* of the device's memory, that are kept free for everything but tiles ... */
     uint64_t side_used;              /* ... and how many are taken, spare ones included */
     uint64_t n_kept_bytes;           /* of the host's memory, in blocks of tensors that stay */
-    struct cuda_group *group;        /* of backend_cuda_groups.c; NULL before the first group */
     enum cuda_counting counting;     /* of backend_cuda_model.c */
     struct cuda_memory model_counts; /* ... on the device: all that this thread has counted in the pass */
+    /* Of backend_cuda_groups.c; NULL until so many are on their way at once. */
+    struct cuda_group *groups[CUDA_GROUPS];
 };
 
 static inline void *backend_cuda_slot_at(const struct cuda_thread *t, uint32_t slot)
@@ -160,8 +162,10 @@ uint64_t backend_cuda_select_plan(struct cuda_tensor *x, const struct backend_ta
 enum wm_status backend_cuda_select(struct backend *b, struct cuda_thread *t, struct cuda_tensor *x,
                                    struct cuda_slot *slot, const struct backend_task *task, struct wm_error *err);
 
-/* NULL: nothing. */
-void backend_cuda_group_free(struct cuda_group *group);
+/* Device memory that groups have had and none has now is given back. */
+void backend_cuda_shrink_groups(struct cuda_thread *t);
+/* At the thread's end, whatever is on its way. */
+void backend_cuda_free_groups(struct backend *b, struct cuda_thread *t);
 
 /* Of backend_ops. */
 enum wm_status backend_cuda_submit(struct backend *b, void *thread, struct backend_task *task, struct wm_error *err);
