@@ -13,6 +13,12 @@
 
 /* ---- who belongs together ------------------------------------------------------------------------------------ */
 
+/* Where several groups are on their way at once, one is no more than the backend takes at once. */
+static size_t most_members(const struct backend *backend)
+{
+    return backend->depth > 1 ? backend->group_members : MAX_MEMBERS;
+}
+
 static bool is_small(const struct plan *plan, const struct plan_job *job)
 {
     return job->action == PLAN_MERGE && job->n_elems > 0 && job->n_elems <= BACKEND_GROUP_MEMBER_ELEMS &&
@@ -34,7 +40,7 @@ static bool follows(const struct plan_job *before, const struct plan_job *job, i
 }
 
 size_t group_count(const struct plan *plan, const struct plan_range *ranges, size_t n_ranges,
-                   const struct resume *resume)
+                   const struct resume *resume, const struct backend *backend)
 {
     const size_t first = ranges[0].job;
     const struct plan_job *jobs = plan->jobs + first;
@@ -46,7 +52,7 @@ size_t group_count(const struct plan *plan, const struct plan_range *ranges, siz
     for (int s = 0; s < jobs->n_sources; s++)
         run[s] = plan_source_bytes(jobs, s);
     n_out = jobs->n_bytes;
-    for (; n < n_ranges && n < MAX_MEMBERS && ranges[n].job == first + n; n++) {
+    for (; n < n_ranges && n < most_members(backend) && ranges[n].job == first + n; n++) {
         const struct plan_job *job = &jobs[n];
         bool fits = is_small(plan, job) && is_untouched(resume, first + n) && job->n_sources == jobs->n_sources &&
                     job->shard == jobs->shard && n_out + job->n_bytes <= plan->memory.out_slot_bytes - PLAN_DATA_ALIGN;

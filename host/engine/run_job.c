@@ -83,7 +83,7 @@ out:
 
 struct run_job *run_job_new(const struct plan *plan, const struct plan_range *ranges, size_t n_ranges,
                             const struct run_share *share, const struct run_stay *stay, struct resume *resume,
-                            struct wm_error *err)
+                            const struct backend *backend, struct wm_error *err)
 {
     struct run_job *job = calloc(1, sizeof *job);
     size_t index = ranges[0].job;
@@ -95,7 +95,7 @@ struct run_job *run_job_new(const struct plan *plan, const struct plan_range *ra
         job->n_elems = ranges[0].n_elems;
         job->first_tile = (size_t)(job->first_elem / plan->memory.tile_elems);
         job->share = share;
-        job->n_members = share ? 1 : group_count(plan, ranges, n_ranges, resume);
+        job->n_members = share ? 1 : group_count(plan, ranges, n_ranges, resume, backend);
         merge_report_init(&job->report);
     }
     if (!job || !allocate(job, plan->memory.tile_elems) || !adopt(job, resume_take(resume, index))) {

@@ -74,10 +74,10 @@ struct run_job {
 };
 
 /* The first of n ranges, or the group that begins with it. Without statistics state when the operation needs none. share:
- * NULL for tensors that are ours alone. NULL on failure, with err filled. */
+ * NULL for tensors that are ours alone. backend: one of the kind that computes. NULL on failure, with err filled. */
 struct run_job *run_job_new(const struct plan *plan, const struct plan_range *ranges, size_t n_ranges,
                             const struct run_share *share, const struct run_stay *stay, struct resume *resume,
-                            struct wm_error *err);
+                            const struct backend *backend, struct wm_error *err);
 void run_job_free(struct run_job *job);
 /* From the first pass again, keeping what is written. Nothing of it may be in anybody's hands, its slots are released. */
 bool run_job_restart(struct run_job *job, const struct plan *plan, struct wm_error *err);
