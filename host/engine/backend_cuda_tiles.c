@@ -111,6 +111,8 @@ out:
     return st;
 }
 
+/* Before the tile's inputs on the same stream: the event after these orders both. The source is pageable memory, which the
+ * driver copies before it comes back, and lives until every tile was awaited. */
 static enum wm_status upload_weights(struct backend *b, struct cuda_thread *t, struct cuda_tensor *x,
                                      const struct merge_op *op, struct wm_error *err)
 {
@@ -123,9 +125,8 @@ static enum wm_status upload_weights(struct backend *b, struct cuda_thread *t, s
     TRY(backend_cuda_take(b, t, n_bytes, &x->vector_weights, err));
     if (!x->vector_weights.at)
         goto out;
-    CUDA(cudaMemcpyAsync(x->vector_weights.at, op->vector_weights, n_bytes, cudaMemcpyHostToDevice, t->compute),
+    CUDA(cudaMemcpyAsync(x->vector_weights.at, op->vector_weights, n_bytes, cudaMemcpyHostToDevice, t->upload),
          "uploading coefficients");
-    CUDA(cudaStreamSynchronize(t->compute), "uploading coefficients"); /* the source is pageable memory */
 out:
     return st;
 }

@@ -57,6 +57,7 @@ static struct {
     int on_gpu, on_cpu;              /* tiles of tensors that are worth a GPU                     */
     const struct statistics *of;     /* the tensor of the last one on the GPU ...                 */
     int n_unawaited, most_unawaited; /* ... and its tiles there since something was waited for  */
+    int n_stream_waits;
 } vector_passes;
 
 cudaError_t __real_device_pass_launch(const struct merge_op *op, const struct statistics *s,
@@ -69,6 +70,8 @@ void __wrap_cpu_statistics_tile(const struct merge_op *op, struct statistics *s,
                                 struct cpu_scratch *scratch);
 cudaError_t __real_cudaEventSynchronize(cudaEvent_t event);
 cudaError_t __wrap_cudaEventSynchronize(cudaEvent_t event);
+cudaError_t __real_cudaStreamSynchronize(cudaStream_t stream);
+cudaError_t __wrap_cudaStreamSynchronize(cudaStream_t stream);
 
 /* Linked in place of device_pass_launch, and so on. */
 cudaError_t __wrap_device_pass_launch(const struct merge_op *op, const struct statistics *s,
@@ -99,8 +102,15 @@ cudaError_t __wrap_cudaEventSynchronize(cudaEvent_t event)
     return __real_cudaEventSynchronize(event);
 }
 
+cudaError_t __wrap_cudaStreamSynchronize(cudaStream_t stream)
+{
+    vector_passes.n_stream_waits += vector_passes.counting;
+    return __real_cudaStreamSynchronize(stream);
+}
+
 /* Tensors that are merged row by row or column by column in tiles that begin in the middle of a row: every tile's sums are
- * the GPU's, the next tile is launched before the last one is waited for, and the bytes are the CPU's. */
+ * the GPU's, the next tile is launched before the last one is waited for, nothing but each tensor's sums is waited for
+ * beside the tiles, and the bytes are the CPU's. */
 static void rows_and_columns_stay_on_the_gpu(void **state)
 {
     struct gpu_rig rig;
@@ -118,7 +128,7 @@ static void rows_and_columns_stay_on_the_gpu(void **state)
             machine.lazy_streams = lazy;
             rig_machine(&rig, &machine, WM_DEVICE_CUDA);
             rig.o.verify_per_1000 = 1000;
-            vector_passes.on_gpu = vector_passes.on_cpu = 0;
+            vector_passes.on_gpu = vector_passes.on_cpu = vector_passes.n_stream_waits = 0;
             vector_passes.counting = true;
             snprintf(out, sizeof out, "gpu%zu-%d", r, lazy);
             expect_merge(&rig, out);
@@ -126,6 +136,7 @@ static void rows_and_columns_stay_on_the_gpu(void **state)
             assert_true(rig_has_cpu_bytes(&rig, out));
             assert_int_equal(vector_passes.on_gpu, 5 + 5); /* model.embed_tokens.weight and model.layers.0.a */
             assert_int_equal(vector_passes.on_cpu, 0);
+            assert_int_equal(vector_passes.n_stream_waits, 3); /* and model.layers.1.b */
             expect_no_leaks();
         }
     }
