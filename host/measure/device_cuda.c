@@ -356,7 +356,8 @@ out:
 
 /* ---- groups ------------------------------------------------------------------------------------------------- */
 
-/* Rounds over one group of at most DEVICE_GROUP_TENSORS tensors, as the engine's backend runs them. */
+/* Rounds over one group of at most DEVICE_GROUP_TENSORS tensors, as the engine's backend runs them, which has other groups on
+ * their way meanwhile. */
 static enum wm_status run_rounds(struct gpu *g, struct device_group_tensor *tensors, size_t n, char *table,
                                  char *device_table, struct wm_error *err)
 {

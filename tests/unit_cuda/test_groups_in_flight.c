@@ -286,7 +286,7 @@ static uint64_t device_bytes(const struct group_case *g)
  * it. One that is alone gets what several would not. */
 static void a_group_waits_for_room(void **state)
 {
-    enum { BUDGET = 32 << 20, SIDE = BUDGET / SIDE_OF };
+    enum { BUDGET = 40 << 20, SIDE = BUDGET / SIDE_OF };
     struct group_case *large, *other, *small;
     struct cuda_on_cpu_live live;
     struct backend *b;
@@ -297,11 +297,11 @@ static void a_group_waits_for_room(void **state)
         machine(lazy, 0, 0);
         b = open_backend(0, BUDGET, &thread);
         assert_non_null(b);
-        large = new_group(b, 1, 60, 4000);
+        large = new_group(b, 1, 60, 2800);
         other = new_group(b, 0, 60, 1200);
         small = new_group(b, 2, 4, 10);
-        assert_in_range(device_bytes(large), SIDE / 2 + 1, SIDE * 9 / 10);
-        assert_true(device_bytes(large) + device_bytes(small) < SIDE);
+        assert_true(device_bytes(large) > SIDE / 2);
+        assert_true(device_bytes(large) + device_bytes(other) < SIDE); /* half is for others than groups */
         assert_true(device_bytes(other) + device_bytes(small) < SIDE / 2);
         memset(&seen, 0, sizeof seen);
         submit(large, b, thread);
