@@ -285,7 +285,7 @@ static void deliver_group(struct compute *c, const struct flight *f)
 {
     struct pipeline *p = c->p;
     struct run_job *job = f->job;
-    struct write_task write = {.job = job, .out_slot = f->out_slot};
+    struct write_task write = {.job = job, .out_slot = f->out_slot, .is_hashed = c->backend->depth == 1};
 
     schedule_release_slots(p, job, 0);
     job->n_writing++;

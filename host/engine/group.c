@@ -210,21 +210,31 @@ out:
     return st;
 }
 
-/* Refused values are an error as soon as a slice is through: nothing of the group is written. */
-static enum wm_status finish_slice(const struct pipeline *p, const struct group_flight *f, struct wm_error *err)
+void group_hash(struct run_job *job, size_t first, size_t n, const unsigned char *out)
 {
     struct hash128 pieces[BACKEND_GROUP_MEMBER_ELEMS / TILE_CHUNK_ELEMS];
 
+    for (size_t i = first; i < first + n; i++) {
+        const struct plan_job *pj = &job->plan_job[i];
+        hash_pieces(out + (pj->begin - job->plan_job->begin), (size_t)pj->n_bytes, resume_piece_bytes(pj->dtype),
+                    pieces);
+        job->digests[i] = hash_tree(pieces, resume_n_pieces(pj->n_elems));
+    }
+}
+
+/* Refused values are an error as soon as a slice is through: nothing of the group is written. What a processor has computed
+ * is in its cache and hashed at once, as a tile is (compute.c). */
+static enum wm_status finish_slice(const struct pipeline *p, const struct backend *backend,
+                                   const struct group_flight *f, struct wm_error *err)
+{
     for (size_t i = 0; i < f->slice.n_members; i++) {
-        const struct plan_job *pj = &f->job->plan_job[f->first + i];
-        const struct backend_member *member = &f->members[i];
-        if (schedule_is_refused(p, &member->report)) {
-            schedule_refusal(p, pj, &member->report, err);
+        if (schedule_is_refused(p, &f->members[i].report)) {
+            schedule_refusal(p, &f->job->plan_job[f->first + i], &f->members[i].report, err);
             return err->status;
         }
-        hash_pieces(member->tile.out, (size_t)pj->n_bytes, resume_piece_bytes(pj->dtype), pieces);
-        f->job->digests[f->first + i] = hash_tree(pieces, resume_n_pieces(pj->n_elems));
     }
+    if (backend->depth == 1)
+        group_hash(f->job, f->first, f->slice.n_members, f->out);
     return WM_OK;
 }
 
@@ -259,7 +269,7 @@ enum wm_status group_await(const struct pipeline *p, struct backend *backend, vo
         TRY(backend->ops->await_group(backend, thread, &flight->slice, is_done, err));
         if (!*is_done)
             goto out;
-        TRY(finish_slice(p, flight, err));
+        TRY(finish_slice(p, backend, flight, err));
         flight->first += flight->slice.n_members;
         if (flight->first == flight->job->n_members)
             goto out;

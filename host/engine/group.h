@@ -29,11 +29,13 @@ struct group_flight;
  * the lock. */
 enum wm_status group_submit(const struct pipeline *p, struct backend *backend, void *thread, struct run_job *job,
                             unsigned char *out, struct group_flight **flight, struct wm_error *err);
-/* Waits for what is on its way. *is_done is false while more has been set on its way; else job->digests has the hash of
- * every member. WM_BAD_DATA when a member's values are refused: nothing of the group may be written then. Without the
+/* Waits for what is on its way. *is_done is false while more has been set on its way; else, from a backend that takes one
+ * at a time, job->digests has the hash of every member. WM_BAD_DATA when a member's values are refused: nothing of the group may be written then. Without the
  * lock. */
 enum wm_status group_await(const struct pipeline *p, struct backend *backend, void *thread, struct group_flight *flight,
                            bool *is_done, struct wm_error *err);
+/* The hashes of n members, whose outputs lie in `out`, into job->digests. Without the lock. */
+void group_hash(struct run_job *job, size_t first, size_t n, const unsigned char *out);
 /* When nobody computes it any more. NULL: nothing. */
 void group_flight_free(struct group_flight *flight);
 uint64_t group_out_bytes(const struct run_job *job);

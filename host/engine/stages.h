@@ -29,7 +29,8 @@ void *writer_thread(void *pipeline);
 
 /* Where a tile's output lies: in its slot at the offset that it has in its page of the file. */
 unsigned char *writer_out_bytes(const struct pipeline *p, const struct run_job *job, size_t tile, uint32_t out_slot);
-/* The hash of a tile in its output slot, and those of its pieces into the job's table. Without the lock. */
+/* The hash of a tile in its output slot, and those of its pieces into the job's table; of a group, those of its members.
+ * Without the lock. */
 void writer_hash(const struct pipeline *p, struct write_task *task);
 /* Writes and journals one tile. Called and left with the lock held. */
 void writer_write(struct pipeline *p, struct write_task *task);

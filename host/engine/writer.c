@@ -64,15 +64,19 @@ static enum wm_status record(struct pipeline *p, const struct write_task *task, 
 
 void writer_hash(const struct pipeline *p, struct write_task *task)
 {
-    const struct run_job *job = task->job;
+    struct run_job *job = task->job;
     uint64_t first = run_job_tile_elem(job, task->tile, p->plan->memory.tile_elems);
     uint64_t n_bytes = task->n_elems * dtype_bits(job->plan_job->dtype) / 8;
+    const unsigned char *out = writer_out_bytes(p, job, task->tile, task->out_slot);
     struct hash128 *digests = job->digests + first / TILE_CHUNK_ELEMS;
 
-    hash_pieces(writer_out_bytes(p, job, task->tile, task->out_slot), (size_t)n_bytes,
-                resume_piece_bytes(job->plan_job->dtype), digests);
-    task->hash = hash_tree(digests, resume_n_pieces(task->n_elems));
     task->is_hashed = true;
+    if (job->n_members > 1) {
+        group_hash(job, 0, job->n_members, out);
+        return;
+    }
+    hash_pieces(out, (size_t)n_bytes, resume_piece_bytes(job->plan_job->dtype), digests);
+    task->hash = hash_tree(digests, resume_n_pieces(task->n_elems));
 }
 
 void writer_write(struct pipeline *p, struct write_task *task)
@@ -90,7 +94,7 @@ void writer_write(struct pipeline *p, struct write_task *task)
     /* A rank that was stopped and given up must not go on where another run may be by now: above all not with a guess, which
      * nobody would repair. */
     st = p->args->interrupted && p->args->interrupted(p->args->interrupted_user, &err) ? err.status : WM_OK;
-    if (st == WM_OK && !task->is_hashed && task->job->n_members == 1)
+    if (st == WM_OK && !task->is_hashed)
         writer_hash(p, task);
     if (st == WM_OK)
         st = write_bytes(p, pj->shard, writer_out_bytes(p, task->job, task->tile, task->out_slot), (size_t)n_bytes,

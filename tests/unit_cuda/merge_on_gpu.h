@@ -71,6 +71,22 @@ static inline void expect_no_leaks(void)
         fail_msg("%s", text);
 }
 
+/* What a context held that has ended is gone with it; everything else is given back. */
+static inline void expect_nothing_kept(int n_devices, int n)
+{
+    struct cuda_on_cpu_live live;
+
+    for (int d = 0; d < n_devices; d++) {
+        cuda_on_cpu_get_live(d, &live);
+        if (!live.failed && live.device_buffers + live.streams + live.events)
+            fail_msg("call %d fails: device %d keeps %zu buffers, %zu streams, %zu events", n, d, live.device_buffers,
+                     live.streams, live.events);
+    }
+    cuda_on_cpu_get_live(-1, &live);
+    if (live.pinned_buffers)
+        fail_msg("call %d fails: %zu page-locked buffers are kept", n, live.pinned_buffers);
+}
+
 /* The caller ends it with fixture_release(&r->f). */
 static inline void rig_init(struct gpu_rig *r)
 {

@@ -52,22 +52,6 @@ static uint64_t least_memory(const struct fixture *f, struct wm_options o)
 
 /* ---- the n-th call ------------------------------------------------------------------------------------------- */
 
-/* What a context held that has ended is gone with it; everything else is given back. */
-static void expect_nothing_kept(int n_devices, int n)
-{
-    struct cuda_on_cpu_live live;
-
-    for (int d = 0; d < n_devices; d++) {
-        cuda_on_cpu_get_live(d, &live);
-        if (!live.failed && live.device_buffers + live.streams + live.events)
-            fail_msg("call %d fails: device %d keeps %zu buffers, %zu streams, %zu events", n, d, live.device_buffers,
-                     live.streams, live.events);
-    }
-    cuda_on_cpu_get_live(-1, &live);
-    if (live.pinned_buffers)
-        fail_msg("call %d fails: %zu page-locked buffers are kept", n, live.pinned_buffers);
-}
-
 struct sweep {
     const char *recipe;
     int n_devices, code;
