@@ -2,7 +2,7 @@
  * backend_cuda.c: one NVIDIA GPU behind the backend interface.
  *
  * What lives here: device memory, streams and events. One thread drives the GPU; uploads, kernels and downloads run on
- * three streams that are ordered by events alone, and the only waits are for the oldest tile and at the end of a pass.
+ * three streams that are ordered by events alone; the only waits are for the oldest tile or group, and at a pass's end.
  * A tensor that is looked at several times stays on the device if it fits: its bytes cross the bus once, and the host lets
  * go of them after that. What a device has no kernel for, and tensors too small to be worth a launch, the CPU's functions
  * compute: the bytes are the same. What it must not know: jobs, files, how kernels work (methods/device.h).

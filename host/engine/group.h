@@ -3,8 +3,8 @@
  *
  * What lives here: which consecutive jobs make a group, and a group's reading and computing. A checkpoint may hold a
  * hundred thousand tensors of a few KB; each alone would cost a read per input, a write, and several hand-overs between
- * threads (2026-11-22: 150 us a tensor on 2 cores). A group is read in runs that are contiguous in its inputs, computed
- * in one call of the backend, and written at once, since its outputs are neighbours in the shard. What it must not know:
+ * threads (2026-11-22: 150 us a tensor on 2 cores). A group is read in runs that are contiguous in its inputs, handed to
+ * the backend as one, and written at once, since its outputs are neighbours in the shard. What it must not know:
  * scheduling, how backends compute.
  */
 #ifndef WM_ENGINE_GROUP_H
