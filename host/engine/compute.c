@@ -443,7 +443,7 @@ static void go_on_without(struct compute *c)
     if (err.status != WM_OK)
         schedule_fail(p, &err);
     else if (++p->n_lost == p->args->n_backends) {
-        p->stay = (struct run_stay){0, 0};
+        p->devices.n_stay_slots = 0;
         start_workers(c);
     }
 }

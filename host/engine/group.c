@@ -13,8 +13,7 @@
 
 /* ---- who belongs together ------------------------------------------------------------------------------------ */
 
-/* Where several groups are on their way at once, one is no more than the backend takes at once. */
-static size_t most_members(const struct backend *backend)
+size_t group_most_members(const struct backend *backend)
 {
     return backend->depth > 1 ? backend->group_members : MAX_MEMBERS;
 }
@@ -40,7 +39,7 @@ static bool follows(const struct plan_job *before, const struct plan_job *job, i
 }
 
 size_t group_count(const struct plan *plan, const struct plan_range *ranges, size_t n_ranges,
-                   const struct resume *resume, const struct backend *backend)
+                   const struct resume *resume, size_t most_members)
 {
     const size_t first = ranges[0].job;
     const struct plan_job *jobs = plan->jobs + first;
@@ -52,7 +51,7 @@ size_t group_count(const struct plan *plan, const struct plan_range *ranges, siz
     for (int s = 0; s < jobs->n_sources; s++)
         run[s] = plan_source_bytes(jobs, s);
     n_out = jobs->n_bytes;
-    for (; n < n_ranges && n < most_members(backend) && ranges[n].job == first + n; n++) {
+    for (; n < n_ranges && n < most_members && ranges[n].job == first + n; n++) {
         const struct plan_job *job = &jobs[n];
         bool fits = is_small(plan, job) && is_untouched(resume, first + n) && job->n_sources == jobs->n_sources &&
                     job->shard == jobs->shard && n_out + job->n_bytes <= plan->memory.out_slot_bytes - PLAN_DATA_ALIGN;

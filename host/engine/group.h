@@ -12,10 +12,12 @@
 
 #include "engine/stages.h"
 
+/* Where several groups are on their way at once, one is no more than the backend takes at once. */
+size_t group_most_members(const struct backend *backend);
 /* How many of the n ranges, from the first on, form a group; 1: that one goes alone. Small tensors are never split. Another
  * backend may compute it after all. */
 size_t group_count(const struct plan *plan, const struct plan_range *ranges, size_t n_ranges,
-                   const struct resume *resume, const struct backend *backend);
+                   const struct resume *resume, size_t most_members);
 /* Of a group's state of statistics, for one member at a time. */
 uint64_t group_statistics_bytes(const struct plan *plan, size_t first, size_t n_members);
 

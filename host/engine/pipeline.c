@@ -8,6 +8,7 @@
  */
 #include "engine/pipeline.h"
 
+#include "engine/group.h"
 #include "engine/stages.h"
 
 #include <stdlib.h>
@@ -215,8 +216,8 @@ enum wm_status pipeline_run(const struct pipeline_args *args, struct pipeline_to
         malloc((size_t)(m->n_readers + args->n_backends * args->threads_per_backend + m->n_writers) * sizeof *threads);
     pthread_condattr_t monotonic;
 
-    if (args->backends[0]->stay_slots) /* what the plan knows of may be lost by now */
-        p.stay = (struct run_stay){args->plan->device.n_stay_slots, args->plan->device.stay_min_elems};
+    p.devices = (struct run_devices){args->plan->device.n_stay_slots, args->plan->device.stay_min_elems,
+                                     group_most_members(args->backends[0])};
     memset(totals, 0, sizeof *totals);
     pthread_mutex_init(&p.lock, NULL);
     pthread_condattr_init(&monotonic);

@@ -48,7 +48,7 @@ static bool adopt(struct run_job *job, struct resume_job *finished)
 /* The operation and its statistics, at their beginning. What stays in a device's memory passes the ring once, and a guess
  * would save nothing. */
 static enum wm_status prepare(struct run_job *job, const struct plan *plan, const struct run_share *share,
-                              const struct run_stay *stay, struct wm_error *err)
+                              const struct run_devices *devices, struct wm_error *err)
 {
     enum wm_status st = WM_OK;
 
@@ -68,7 +68,7 @@ static enum wm_status prepare(struct run_job *job, const struct plan *plan, cons
         goto out;
     }
     job->statistics_bytes = statistics_max_bytes(&job->op, plan->memory.tile_elems);
-    job->stays = job->n_elems >= stay->min_elems && run_job_n_slots(job) <= stay->n_slots;
+    job->stays = job->n_elems >= devices->stay_min_elems && run_job_n_slots(job) <= devices->n_stay_slots;
     job->resident = !job->stays && run_job_n_slots(job) <= plan->memory.n_slots;
     if (!job->resident)
         statistics_avoid_repeats(job->statistics);
@@ -82,8 +82,8 @@ out:
 }
 
 struct run_job *run_job_new(const struct plan *plan, const struct plan_range *ranges, size_t n_ranges,
-                            const struct run_share *share, const struct run_stay *stay, struct resume *resume,
-                            const struct backend *backend, struct wm_error *err)
+                            const struct run_share *share, const struct run_devices *devices, struct resume *resume,
+                            struct wm_error *err)
 {
     struct run_job *job = calloc(1, sizeof *job);
     size_t index = ranges[0].job;
@@ -95,12 +95,12 @@ struct run_job *run_job_new(const struct plan *plan, const struct plan_range *ra
         job->n_elems = ranges[0].n_elems;
         job->first_tile = (size_t)(job->first_elem / plan->memory.tile_elems);
         job->share = share;
-        job->n_members = share ? 1 : group_count(plan, ranges, n_ranges, resume, backend);
+        job->n_members = share ? 1 : group_count(plan, ranges, n_ranges, resume, devices->group_members);
         merge_report_init(&job->report);
     }
     if (!job || !allocate(job, plan->memory.tile_elems) || !adopt(job, resume_take(resume, index))) {
         error_no_memory(err, "merging a tensor");
-    } else if (prepare(job, plan, share, stay, err) == WM_OK) {
+    } else if (prepare(job, plan, share, devices, err) == WM_OK) {
         return job;
     }
     run_job_free(job);
@@ -112,7 +112,7 @@ bool run_job_restart(struct run_job *job, const struct plan *plan, struct wm_err
     size_t n_pieces = resume_n_pieces(job->plan_job->n_elems);
     size_t per_tile = (size_t)(plan->memory.tile_elems / TILE_CHUNK_ELEMS);
     size_t first = (size_t)(job->first_elem / TILE_CHUNK_ELEMS), end = first + resume_n_pieces(job->n_elems);
-    const struct run_stay nowhere = {0, 0};
+    const struct run_devices none = {0, 0, 0};
 
     statistics_free(job->statistics);
     job->statistics = NULL;
@@ -128,7 +128,7 @@ bool run_job_restart(struct run_job *job, const struct plan *plan, struct wm_err
     job->n_finished = job->ready_first = job->n_ready = 0;
     job->owner = NULL;
     job->tensor = NULL;
-    return prepare(job, plan, job->share, &nowhere, err) == WM_OK;
+    return prepare(job, plan, job->share, &none, err) == WM_OK;
 }
 
 void run_job_free(struct run_job *job)

@@ -16,10 +16,12 @@ struct backend;
 
 #define RUN_NO_SLOT UINT32_MAX
 
-/* Of tensors with statistics those that every device of the run has memory for: at most so many tiles of inputs, at least so
- * many elements. 0 slots: none. */
-struct run_stay {
-    uint64_t n_slots, min_elems;
+/* What jobs need to know of the run's devices. */
+struct run_devices {
+    uint64_t n_stay_slots,
+        stay_min_elems;   /* tensors with statistics that all of them have memory for: of at most so many
+                                              tiles of inputs, at least so many elements. 0 slots: none */
+    size_t group_members; /* that a group has at most */
 };
 
 /* Statistics of a tensor that other ranks have parts of. */
@@ -74,10 +76,10 @@ struct run_job {
 };
 
 /* The first of n ranges, or the group that begins with it. Without statistics state when the operation needs none. share:
- * NULL for tensors that are ours alone. backend: one of the kind that computes. NULL on failure, with err filled. */
+ * NULL for tensors that are ours alone. NULL on failure, with err filled. */
 struct run_job *run_job_new(const struct plan *plan, const struct plan_range *ranges, size_t n_ranges,
-                            const struct run_share *share, const struct run_stay *stay, struct resume *resume,
-                            const struct backend *backend, struct wm_error *err);
+                            const struct run_share *share, const struct run_devices *devices, struct resume *resume,
+                            struct wm_error *err);
 void run_job_free(struct run_job *job);
 /* From the first pass again, keeping what is written. Nothing of it may be in anybody's hands, its slots are released. */
 bool run_job_restart(struct run_job *job, const struct plan *plan, struct wm_error *err);

@@ -139,7 +139,7 @@ static bool admit(struct pipeline *p)
     if (!p->candidate) {
         struct wm_error err = WM_ERROR_INIT;
         p->candidate = run_job_new(plan, args->ranges + p->next_job, args->n_ranges - p->next_job, args->share,
-                                   &p->stay, args->resume, args->backends[0], &err);
+                                   &p->devices, args->resume, &err);
         if (!p->candidate) {
             schedule_fail(p, &err);
             return false;

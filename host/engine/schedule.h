@@ -46,7 +46,7 @@ struct pipeline {
     const char *shard; /* last written */
     double read_busy, compute_busy, write_busy;
     int n_lost; /* backends whose threads went on without them */
-    struct run_stay stay;
+    struct run_devices devices;
 
     unsigned char *slots, *out_slots;
     struct backend *slots_of, *out_slots_of; /* whose memory they are ...           */
