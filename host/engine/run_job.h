@@ -16,12 +16,11 @@ struct backend;
 
 #define RUN_NO_SLOT UINT32_MAX
 
-/* What jobs need to know of the run's devices. */
+/* What jobs need to know of the run's devices. Of tensors with statistics all of them have memory for those of at most so many
+ * tiles of inputs (0: none) and of at least so many elements. A group has at most so many members. */
 struct run_devices {
-    uint64_t n_stay_slots,
-        stay_min_elems;   /* tensors with statistics that all of them have memory for: of at most so many
-                                              tiles of inputs, at least so many elements. 0 slots: none */
-    size_t group_members; /* that a group has at most */
+    uint64_t n_stay_slots, stay_min_elems;
+    size_t group_members;
 };
 
 /* Statistics of a tensor that other ranks have parts of. */
