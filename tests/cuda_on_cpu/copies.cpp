@@ -2,7 +2,8 @@
  * copies.cpp: copies and fills, as work of a stream.
  *
  * What lives here: cudaMemcpy and cudaMemset in all their forms, what they refuse, and how they are counted. Memory that
- * is not pinned goes through a staging buffer while the caller waits, as on hardware. Compiled without any sanitizer. What
+ * is not pinned goes through a staging buffer, as on hardware: the caller waits for what comes from a device, and until what
+ * goes to one is in the buffer, from where it arrives when the stream comes to it. Compiled without any sanitizer. What
  * it must not know: when a stream's work runs.
  */
 #include "machine.h"
@@ -17,6 +18,7 @@ struct Copy {
     const char *from; /* null: set to value */
     size_t to_pitch, from_pitch, width, height;
     int value;
+    char *staged; /* from, if it is ours */
 };
 
 static void run_copy(Stream *, void *data)
@@ -46,7 +48,20 @@ static void run_copy(Stream *, void *data)
 
 static void drop_copy(void *data)
 {
-    delete static_cast<Copy *>(data);
+    Copy *c = static_cast<Copy *>(data);
+    delete[] c->staged;
+    delete c;
+}
+
+static Copy *stage(const Copy &c)
+{
+    Copy *staged = new Copy(c);
+    staged->staged = new char[c.width * c.height];
+    for (size_t y = 0; y < c.height; y++)
+        memcpy(staged->staged + y * c.width, c.from + y * c.from_pitch, c.width);
+    staged->from = staged->staged;
+    staged->from_pitch = c.width;
+    return staged;
 }
 
 static cudaError_t copy(const Copy &c, cudaMemcpyKind kind, cudaStream_t handle, bool waits)
@@ -84,8 +99,8 @@ static cudaError_t copy(const Copy &c, cudaMemcpyKind kind, cudaStream_t handle,
     Op op = {};
     op.work = run_copy;
     op.drop = drop_copy;
-    op.data = new Copy(c);
-    enqueue(s, op, pageable); /* memory that is not pinned goes through a staging buffer while the caller waits */
+    op.data = pageable && to_device && !waits ? stage(c) : new Copy(c);
+    enqueue(s, op, pageable && !to_device);
     if (waits)
         join(s);
     return cudaSuccess;
@@ -97,7 +112,7 @@ using namespace cuda_on_cpu;
 
 static Copy plain_copy(void *to, const void *from, size_t n_bytes, int value)
 {
-    return {static_cast<char *>(to), static_cast<const char *>(from), n_bytes, n_bytes, n_bytes, 1, value};
+    return {static_cast<char *>(to), static_cast<const char *>(from), n_bytes, n_bytes, n_bytes, 1, value, nullptr};
 }
 
 cudaError_t cudaMemcpy(void *to, const void *from, size_t n_bytes, cudaMemcpyKind kind)
@@ -118,7 +133,8 @@ cudaError_t cudaMemcpy2DAsync(void *to, size_t to_pitch, const void *from, size_
                               size_t height, cudaMemcpyKind kind, cudaStream_t stream)
 {
     return call([=] {
-        Copy c = {static_cast<char *>(to), static_cast<const char *>(from), to_pitch, from_pitch, width, height, 0};
+        Copy c = {
+            static_cast<char *>(to), static_cast<const char *>(from), to_pitch, from_pitch, width, height, 0, nullptr};
         return width && height && !from ? cudaErrorInvalidValue : copy(c, kind, stream, false);
     });
 }

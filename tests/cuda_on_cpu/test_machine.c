@@ -126,6 +126,28 @@ static void test_copies_under_both_policies(void **state)
     }
 }
 
+/* What is not page-locked may be changed as soon as the call returns, and yet arrives no earlier than its stream's turn. */
+static void test_pageable_copies_arrive_in_turn(void **state)
+{
+    (void)state;
+    for (int lazy = 0; lazy < 2; lazy++) {
+        struct rig r;
+        int source[2] = {1234, 5678};
+        start(lazy);
+        assert_int_equal(rig_init(&r), cudaSuccess);
+        assert_int_equal(cudaMemcpyAsync(r.device, source, sizeof source, cudaMemcpyHostToDevice, r.up), cudaSuccess);
+        source[0] = source[1] = 0;
+        assert_int_equal(cudaMemcpy(r.back, r.device, sizeof source, cudaMemcpyDeviceToHost), cudaSuccess);
+        assert_int_equal(r.back[1] == 5678, !lazy);
+        assert_int_equal(cudaStreamSynchronize(r.up), cudaSuccess);
+        assert_int_equal(cudaMemcpy(r.back, r.device, sizeof source, cudaMemcpyDeviceToHost), cudaSuccess);
+        assert_int_equal(r.back[0], 1234);
+        assert_int_equal(r.back[1], 5678);
+        rig_release(&r);
+        assert_no_leak();
+    }
+}
+
 /* Only what is waited for runs: the download does not drag the rest of the upload stream along. */
 static void test_lazy_runs_no_more_than_asked(void **state)
 {
@@ -507,6 +529,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_copies_under_both_policies),
+        cmocka_unit_test(test_pageable_copies_arrive_in_turn),
         cmocka_unit_test(test_lazy_runs_no_more_than_asked),
         cmocka_unit_test(test_event_recorded_again),
         cmocka_unit_test(test_small_device),
