@@ -133,6 +133,7 @@ struct backend_cuda_options {
     uint64_t tile_out_bytes;  /* of one tile of the output, at most                    */
     int max_inputs;           /* of any tensor                                         */
     unsigned verify_per_1000; /* blocks recomputed on the CPU and compared, per thousand */
+    uint64_t kept_bytes; /* of the host's memory, at most, for what is compared of tensors that stay on the device */
 };
 /* What a device's memory is for. */
 struct backend_cuda_memory {

@@ -231,6 +231,7 @@ static enum wm_status make_thread(struct backend *b, struct cuda_thread **thread
         st = error_no_memory(err, "starting a GPU");
         goto out;
     }
+    t->most_kept_bytes = ((struct cuda_backend *)b)->options.kept_bytes;
     CUDA(cudaStreamCreateWithFlags(&t->upload, cudaStreamNonBlocking), "creating a stream");
     CUDA(cudaStreamCreateWithFlags(&t->compute, cudaStreamNonBlocking), "creating a stream");
     CUDA(cudaStreamCreateWithFlags(&t->download, cudaStreamNonBlocking), "creating a stream");

@@ -20,8 +20,6 @@
 #define CUDA_MIN_ELEMS 65536u
 /* Of cuda_thread's `check`, at least: the largest output of a group's member. */
 #define CUDA_CHECK_BYTES ((size_t)BACKEND_GROUP_MEMBER_ELEMS * 8) /* of the widest type */
-/* Of host memory, for inputs of drawn blocks of tensors that stay: one block in a thousand of 16 GiB. */
-#define CUDA_KEPT_BYTES ((uint64_t)16 << 20)
 
 struct cuda_memory {
     void *at;
@@ -90,7 +88,8 @@ struct cuda_thread {
     unsigned char *check;            /* one block's or one group member's output, done again on the CPU; or counts */
     uint64_t side_bytes;             /* of the device's memory, that are kept free for everything but tiles ... */
     uint64_t side_used;              /* ... and how many are taken, spare ones included */
-    uint64_t n_kept_bytes;           /* of the host's memory, in blocks of tensors that stay */
+    uint64_t n_kept_bytes;           /* of the host's memory, in blocks of tensors that stay ... */
+    uint64_t most_kept_bytes;        /* ... and how many there may be */
     enum cuda_counting counting;     /* of backend_cuda_model.c */
     struct cuda_memory model_counts; /* ... on the device: all that this thread has counted in the pass */
     /* Of backend_cuda_groups.c; NULL until so many are on their way at once. */

@@ -81,7 +81,7 @@ bool backend_cuda_check_keep(struct cuda_thread *t, struct cuda_tensor *x, const
         struct cuda_block *block;
         if (!device_sample_has(&x->sample, (tile->first_elem + first) / TILE_CHUNK_ELEMS))
             continue;
-        block = t->n_kept_bytes < CUDA_KEPT_BYTES ? copy_block(x, tile, first) : NULL;
+        block = t->n_kept_bytes < t->most_kept_bytes ? copy_block(x, tile, first) : NULL;
         if (!block) {
             forget_tile(t, blocks);
             return false;

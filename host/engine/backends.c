@@ -12,6 +12,17 @@
 #include <stdio.h>
 #include <string.h>
 
+/* Of the host's memory, for each GPU: inputs of drawn blocks (one in a thousand of 16 GiB that stay), but no more of a small
+ * budget than that; groups on their way, and what answers its questions. */
+#define KEPT_BYTES       ((uint64_t)16 << 20)
+#define KEPT_OF_BUDGET   64
+#define OTHER_HOST_BYTES ((uint64_t)8 << 20)
+
+static uint64_t kept_bytes(const struct plan_memory *memory)
+{
+    return memory->budget / KEPT_OF_BUDGET < KEPT_BYTES ? memory->budget / KEPT_OF_BUDGET : KEPT_BYTES;
+}
+
 static enum wm_status open_cpu(const struct plan *plan, struct backends *backends, struct wm_error *err)
 {
     enum wm_status st = backend_open_cpu(&backends->items[0], err);
@@ -36,6 +47,7 @@ static void measure_opened(struct backends *backends)
         if (backends->items[b]->stay_slots < d->n_stay_slots)
             d->n_stay_slots = backends->items[b]->stay_slots;
         d->n_on_their_way += backends->items[b]->depth;
+        d->host_bytes += kept_bytes(&backends->memory) + OTHER_HOST_BYTES;
     }
 }
 
@@ -49,6 +61,7 @@ static void fill_options(const struct plan *plan, const struct wm_options *optio
     *cuda = (struct backend_cuda_options){.memory_bytes = options->device_memory_bytes,
                                           .tile_out_bytes = memory->out_slot_bytes,
                                           .max_inputs = 1,
+                                          .kept_bytes = kept_bytes(memory),
                                           .verify_per_1000 = (unsigned)options->verify_per_1000};
     for (size_t j = 0; j < plan->n_jobs; j++) {
         const struct plan_job *job = &plan->jobs[j];
@@ -268,6 +281,7 @@ bool backends_measure(const struct plan *plan, const struct wm_options *options,
     memory->resident = memory->n_stay_slots * m.slot_bytes;
     memory->stay_min_elems = m.stay_min_elems;
     memory->n_on_their_way = m.n_on_their_way * (only >= 0 || n_devices == 0 ? 1 : n_devices);
+    memory->host_bytes = (uint64_t)(memory->n_on_their_way / m.n_on_their_way) * (cuda.kept_bytes + OTHER_HOST_BYTES);
     memory->side = m.side_bytes;
     return free_bytes != 0;
 }

@@ -100,7 +100,8 @@ struct plan_device_memory {
     uint64_t tile_elems;     /* 0: too little for the smallest tile; the CPU does the work */
     uint64_t n_stay_slots;   /* tiles of inputs that `resident` holds ...               */
     uint64_t stay_min_elems; /* ... of tensors of at least so many elements             */
-    int n_on_their_way;      /* tiles that all GPUs of the process work on at once      */
+    int n_on_their_way;      /* tiles that all GPUs of the process work on at once ...  */
+    uint64_t host_bytes;     /* ... and what they need of the host's memory beside tiles */
 };
 
 struct plan {
@@ -159,7 +160,7 @@ enum wm_status plan_memory_with_tiles(const struct plan *plan, uint64_t tile_ele
  * for less time than starting it takes. */
 void plan_enlarge_tiles(struct plan *plan, uint64_t tile_bytes);
 /* With GPUs that have so much memory: what stays there needs no ring of its own, and is read once. The tiles stay as they are.
- * A ring that is page-locked costs time before the first tile is read. */
+ * A ring that is page-locked costs time before the first tile is read. May be called again, with others. */
 void plan_use_device(struct plan *plan, const struct plan_device_memory *device);
 uint64_t plan_source_bytes(const struct plan_job *job, int source); /* that the job reads of one source */
 /* Which checkpoint the recipe's model i is, in messages: the reference text. */

@@ -202,12 +202,20 @@ static void measure_reading(struct plan *plan)
     }
 }
 
+static void measure_reserve(struct plan *plan)
+{
+    struct plan_memory *m = &plan->memory;
+
+    m->reserve =
+        RESERVE_BYTES + (uint64_t)(m->n_compute + m->n_readers + m->n_writers) * STACK_BYTES + plan->device.host_bytes;
+}
+
 static void measure_tables(struct plan_build *b)
 {
     struct plan *plan = b->plan;
     struct plan_memory *m = &plan->memory;
 
-    m->reserve = RESERVE_BYTES + (uint64_t)(m->n_compute + m->n_readers + m->n_writers) * STACK_BYTES;
+    measure_reserve(plan);
     m->tables = plan->arena.n_bytes + b->recipe->arena.n_bytes;
     for (int i = 0; i < plan->n_models; i++)
         m->tables += plan->models[i]->arena.n_bytes;
@@ -284,6 +292,7 @@ void plan_use_device(struct plan *plan, const struct plan_device_memory *device)
     struct plan_memory memory;
 
     plan->device = *device;
+    measure_reserve(plan);
     if (plan_memory_with_tiles(plan, plan->memory.tile_elems, &memory, &ignored) == WM_OK)
         plan->memory = memory;
     measure_reading(plan);

@@ -200,7 +200,8 @@ static struct backend *open_backend(unsigned per_1000, unsigned memory_mib, void
                                            .tile_out_bytes = 4 * CHUNK * 2,
                                            .memory_bytes = (uint64_t)memory_mib << 20,
                                            .max_inputs = 3,
-                                           .verify_per_1000 = per_1000};
+                                           .verify_per_1000 = per_1000,
+                                           .kept_bytes = 16u << 20};
     struct wm_error err = WM_ERROR_INIT;
     struct backend *b = NULL;
 
