@@ -104,7 +104,8 @@ cudaError_t __wrap_cudaEventSynchronize(cudaEvent_t event)
 
 cudaError_t __wrap_cudaStreamSynchronize(cudaStream_t stream)
 {
-    vector_passes.n_stream_waits += vector_passes.counting;
+    if (vector_passes.counting) /* one GPU alone */
+        vector_passes.n_stream_waits++;
     return __real_cudaStreamSynchronize(stream);
 }
 
