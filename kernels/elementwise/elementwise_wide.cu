@@ -53,7 +53,7 @@ static __device__ inline bool wide_walk(const combine_args &a, size_t group, con
     for (int first = 0; first < a.n_models; first += batch) {
         const device_model *models = &a.models[first];
         const int n = a.n_models - first;
-        uint32_t x[batch][ELEMS::n_words];
+        uint32_t x[batch][ELEMS::n_words] = {}; /* GCC 13 does not see that what was not loaded is not used */
 #pragma unroll
         for (int m = 0; m < batch; m++)
             if (m < n)
