@@ -259,6 +259,7 @@ bool backends_measure(const struct plan *plan, const struct wm_options *options,
 {
     int n_devices = options->device == WM_DEVICE_CPU ? 0 : backend_cuda_count(), only = backends_own_device(options);
     uint64_t free_bytes = n_devices ? backend_cuda_free_bytes(only >= 0 ? only : 0) : 0;
+    const int n_used = only >= 0 || n_devices == 0 ? 1 : n_devices < BACKENDS_MAX ? n_devices : BACKENDS_MAX;
     struct plan_memory host = plan->memory;
     struct backend_cuda_options cuda;
     struct backend_cuda_memory m;
@@ -280,8 +281,8 @@ bool backends_measure(const struct plan *plan, const struct wm_options *options,
     memory->n_stay_slots = m.n_slots - m.n_fewest;
     memory->resident = memory->n_stay_slots * m.slot_bytes;
     memory->stay_min_elems = m.stay_min_elems;
-    memory->n_on_their_way = m.n_on_their_way * (only >= 0 || n_devices == 0 ? 1 : n_devices);
-    memory->host_bytes = (uint64_t)(memory->n_on_their_way / m.n_on_their_way) * (cuda.kept_bytes + OTHER_HOST_BYTES);
+    memory->n_on_their_way = n_used * m.n_on_their_way;
+    memory->host_bytes = (uint64_t)n_used * (cuda.kept_bytes + OTHER_HOST_BYTES);
     memory->side = m.side_bytes;
     return free_bytes != 0;
 }
@@ -382,8 +383,12 @@ enum wm_status backends_drop_lost(const struct plan *plan, struct backends *back
 
 void backends_fit_plan(const struct backends *backends, struct plan *plan)
 {
+    const bool had_devices = plan->device.n_on_their_way > 0;
+
     plan->memory = backends->memory;
-    plan_use_device(plan, &backends->device);
+    /* It looks at every tensor again: not where the plan is the CPU's already. */
+    if (backends->has_devices || had_devices)
+        plan_use_device(plan, &backends->device);
 }
 
 void backends_close(struct backends *backends)

@@ -32,8 +32,8 @@ struct group_flight;
 enum wm_status group_submit(const struct pipeline *p, struct backend *backend, void *thread, struct run_job *job,
                             unsigned char *out, struct group_flight **flight, struct wm_error *err);
 /* Waits for what is on its way. *is_done is false while more has been set on its way; else, from a backend that takes one
- * at a time, job->digests has the hash of every member. WM_BAD_DATA when a member's values are refused: nothing of the group may be written then. Without the
- * lock. */
+ * at a time, job->digests has the hash of every member. WM_BAD_DATA when a member's values are refused: nothing of the group
+ * may be written then. Without the lock. */
 enum wm_status group_await(const struct pipeline *p, struct backend *backend, void *thread, struct group_flight *flight,
                            bool *is_done, struct wm_error *err);
 /* The hashes of n members, whose outputs lie in `out`, into job->digests. Without the lock. */

@@ -249,6 +249,23 @@ static enum wm_status run_case(const struct spoilt_case *c, unsigned per_1000, u
     return run.status;
 }
 
+/* Stopped where the number is wrong, not where it is right, and every block has been looked at. */
+static void expect_noticed(const struct spoilt_case *c, unsigned per_1000, unsigned memory_mib, int *n_stayed)
+{
+    uint64_t n_checked;
+
+    spoil.what = c->spoil;
+    spoil.pass = c->pass;
+    spoil.n_done = 0;
+    if (run_case(c, per_1000, memory_mib, &n_checked, n_stayed) != WM_VERIFY_FAILED || !spoil.n_done)
+        fail_msg("%s: was not noticed", c->what);
+    spoil.what = NOTHING;
+    if (run_case(c, 1000, memory_mib, &n_checked, n_stayed) != WM_OK)
+        fail_msg("%s: noticed where nothing is wrong", c->what);
+    if (n_checked < (c->whole ? 8 : c->pass == STAT_READY ? N_TILES : 2 * N_TILES))
+        fail_msg("%s: only %llu blocks were checked", c->what, (unsigned long long)n_checked);
+}
+
 /* Without a sample it passes; with one it does not, and the same work without the wrong number does. */
 static void a_wrong_number_is_noticed(void **state)
 {
@@ -266,14 +283,7 @@ static void a_wrong_number_is_noticed(void **state)
         assert_int_equal(n_checked, 0);
         if (!spoil.n_done)
             fail_msg("%s: was not spoilt", c->what);
-        spoil.n_done = 0;
-        if (run_case(c, c->per_1000, SMALL_MIB, &n_checked, &n_stayed) != WM_VERIFY_FAILED || !spoil.n_done)
-            fail_msg("%s: was not noticed", c->what);
-        spoil.what = NOTHING;
-        if (run_case(c, 1000, SMALL_MIB, &n_checked, &n_stayed) != WM_OK)
-            fail_msg("%s: noticed where nothing is wrong", c->what);
-        if (n_checked < (c->whole ? 8 : c->pass == STAT_READY ? N_TILES : 2 * N_TILES))
-            fail_msg("%s: only %llu blocks were checked", c->what, (unsigned long long)n_checked);
+        expect_noticed(c, c->per_1000, SMALL_MIB, &n_stayed);
     }
 }
 
@@ -281,24 +291,13 @@ static void a_wrong_number_is_noticed(void **state)
  * from the host, so that the device's memory is on trial as well. */
 static void a_wrong_number_of_a_tensor_that_stays_is_noticed(void **state)
 {
-    uint64_t n_checked;
     int n_stayed;
 
     (void)state;
     for (size_t i = 0; i<sizeof cases / sizeof *cases; i += EVERY> 1 ? 3 : 1) {
-        const struct spoilt_case *c = &cases[i];
-        spoil.what = c->spoil;
-        spoil.pass = c->pass;
-        spoil.n_done = 0;
-        if (run_case(c, 1000, LARGE_MIB, &n_checked, &n_stayed) != WM_VERIFY_FAILED || !spoil.n_done)
-            fail_msg("%s: was not noticed", c->what);
-        spoil.what = NOTHING;
-        if (run_case(c, 1000, LARGE_MIB, &n_checked, &n_stayed) != WM_OK)
-            fail_msg("%s: noticed where nothing is wrong", c->what);
-        if (strcmp(c->method.method, "linear") != 0 && !n_stayed)
-            fail_msg("%s: nothing has stayed", c->what);
-        if (n_checked < (c->whole ? 8 : c->pass == STAT_READY ? N_TILES : 2 * N_TILES))
-            fail_msg("%s: only %llu blocks were checked", c->what, (unsigned long long)n_checked);
+        expect_noticed(&cases[i], 1000, LARGE_MIB, &n_stayed);
+        if (strcmp(cases[i].method.method, "linear") != 0 && !n_stayed)
+            fail_msg("%s: nothing has stayed", cases[i].what);
     }
 }
 

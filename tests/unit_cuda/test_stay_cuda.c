@@ -155,10 +155,11 @@ static unsigned long long planned(const struct gpu_rig *r, const char *name)
     return value;
 }
 
-/* What stays on the GPU needs no ring of its own, and is read once. */
+/* What stays on the GPU needs no ring of its own, and is read once; what is kept for checking it, a 64th of a small budget, and
+ * groups on their way have their place. */
 static void the_plan_says_so(void **state)
 {
-    unsigned long long ring;
+    unsigned long long ring, reserve;
     struct gpu_rig r;
 
     (void)state;
@@ -166,7 +167,9 @@ static void the_plan_says_so(void **state)
     merge_cases_write_config(&r.f, "c.yml", recipes[2]);
     use_machine(&r, 1, false);
     assert_int_equal(planned(&r, "bytes_to_read"), BYTES_IN);
+    reserve = planned(&r, "reserve");
     r.o.device = WM_DEVICE_CPU;
+    assert_int_equal(planned(&r, "reserve") + (9u << 20), reserve);
     assert_true(planned(&r, "bytes_to_read") > BYTES_IN);
     r.o.memory_bytes = 1u << 30;
     ring = planned(&r, "input_slots"); /* the CPU's holds the largest tensor and half of one more */
