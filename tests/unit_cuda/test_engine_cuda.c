@@ -2,6 +2,8 @@
 #include "merge_on_gpu.h"
 #include "methods/device.h"
 
+#include <time.h>
+
 /* A sanitizer makes each merge ten times as long. */
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 enum { RECIPE_STEP = 3 };
@@ -97,8 +99,11 @@ void __wrap_cpu_statistics_tile(const struct merge_op *op, struct statistics *s,
 
 cudaError_t __wrap_cudaEventSynchronize(cudaEvent_t event)
 {
-    if (vector_passes.counting)
+    if (vector_passes.counting) {
+        if (vector_passes.most_unawaited < 2) /* on a busy machine: readers get ahead of the thread that waits here */
+            nanosleep(&(struct timespec){.tv_nsec = 100000000}, NULL);
         vector_passes.n_unawaited = 0;
+    }
     return __real_cudaEventSynchronize(event);
 }
 
@@ -142,7 +147,7 @@ static void rows_and_columns_stay_on_the_gpu(void **state)
         }
     }
     assert_int_equal(n_merges, 4);
-    assert_true(vector_passes.most_unawaited > 1); /* readers may be late in one of the merges, not in all */
+    assert_true(vector_passes.most_unawaited > 1);
     fixture_release(&rig.f);
 }
 

@@ -244,26 +244,29 @@ static void a_stopped_merge_goes_on(void **state)
     fixture_release(&r.f);
 }
 
-/* A failing call after the host has let go of a tensor: it is read again, and computed elsewhere. */
+/* A failing call after the host has let go of a tensor: it is read again, and computed by another GPU or by the CPU. */
 static void a_gpu_that_fails_gives_nothing_back(void **state)
 {
     struct gpu_rig r;
-    uint64_t n_again = 0;
+    uint64_t n_again[3] = {0};
+    int n_devices = 1;
 
     (void)state;
     init(&r);
     rig_recipe(&r, recipes[0]);
     for (unsigned nth = 600; nth < 3000; nth += 400 * STEP) {
         char out[32];
-        use_machine(&r, 2, true);
+        n_devices = 3 - n_devices;
+        use_machine(&r, n_devices, true);
         cuda_on_cpu_fail_at(nth, cudaErrorIllegalAddress, 0);
         snprintf(out, sizeof out, "out%u", nth);
         expect_merge(&r, out);
         if (!rig_has_cpu_bytes(&r, out))
             fail_msg("call %u failed: other bytes", nth);
-        n_again += seen.bytes_read > BYTES_IN;
+        n_again[n_devices] += seen.bytes_read > BYTES_IN;
+        assert_true(n_devices == 2 || r.h.warning[0]);
     }
-    assert_true(n_again > 0);
+    assert_true(n_again[1] > 0); /* of two, the other may have been so quick that this one kept nothing */
     fixture_release(&r.f);
 }
 

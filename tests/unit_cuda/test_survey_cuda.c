@@ -187,12 +187,14 @@ static void a_lost_gpu_is_done_without(void **state)
                 continue;
             }
             expect_kept(&r.f, out, found);
-            if (!r.h.warning[0])
+            cuda_on_cpu_get_counts(&counts);
+            if (!r.h.warning[0] && counts.calls < n)
                 break; /* more calls than there are */
+            if (!r.h.warning[0])
+                continue; /* others were quicker than this one */
             n_lost++;
             assert_non_null(strstr(r.h.warning, "failed while"));
             assert_non_null(strstr(r.h.warning, "began again without it"));
-            cuda_on_cpu_get_counts(&counts);
             if (devices > 1) /* the others did it all */
                 assert_true(counts.launches >= N_PASSES * N_TILES);
         }
@@ -202,32 +204,40 @@ static void a_lost_gpu_is_done_without(void **state)
     fixture_release(&r.f);
 }
 
+/* GPU `lost` of a machine with `devices` fails at one of its first tiles. False: it got none, since others were quicker. */
+static bool a_gpu_is_lost(struct gpu_rig *r, int devices, int lost, int again)
+{
+    struct cuda_on_cpu_config config = cuda_on_cpu_default();
+    struct wm_error err = WM_ERROR_INIT;
+    char name[32], out[32];
+
+    config.n_devices = devices;
+    config.memory_bytes = (size_t)64 << 20;
+    config.lazy_streams = true;
+    config.fail_at = 45;
+    config.fail_code = ILLEGAL_ADDRESS;
+    config.fail_device = lost;
+    begin_run(r, &config, WM_DEVICE_CUDA);
+    snprintf(out, sizeof out, "merged%d-%d-%d", devices, lost, again);
+    if (fixture_merge(&r->f, "c.yml", out, &r->o, &err) != WM_OK)
+        fail_msg("GPU %d of %d lost: %s", lost, devices, err.message);
+    assert_true(rig_has_cpu_bytes(r, out));
+    snprintf(name, sizeof name, "GPU %d failed while", lost);
+    return strstr(r->h.warning, name) && strstr(r->h.warning, "began again without it");
+}
+
 /* The merge goes on with the GPUs that are left, or the CPU, and says what happened. */
 static void the_merge_does_not_use_a_gpu_that_was_lost(void **state)
 {
     struct gpu_rig r;
-    char *found = begin(&r), out[32];
+    char *found = begin(&r);
 
     (void)state;
     for (int devices = 1; devices <= 2; devices++)
         for (int lost = 0; lost < devices; lost++) {
-            struct cuda_on_cpu_config config = cuda_on_cpu_default();
-            struct wm_error err = WM_ERROR_INIT;
-            char name[32];
-            config.n_devices = devices;
-            config.memory_bytes = (size_t)64 << 20;
-            config.lazy_streams = true;
-            config.fail_at = 45; /* its first tiles */
-            config.fail_code = ILLEGAL_ADDRESS;
-            config.fail_device = lost;
-            begin_run(&r, &config, WM_DEVICE_CUDA);
-            snprintf(out, sizeof out, "merged%d-%d", devices, lost);
-            if (fixture_merge(&r.f, "c.yml", out, &r.o, &err) != WM_OK)
-                fail_msg("GPU %d of %d lost: %s", lost, devices, err.message);
-            assert_true(rig_has_cpu_bytes(&r, out));
-            snprintf(name, sizeof name, "GPU %d failed while", lost);
-            assert_non_null(strstr(r.h.warning, name));
-            assert_non_null(strstr(r.h.warning, "began again without it"));
+            int again = 0;
+            while (!a_gpu_is_lost(&r, devices, lost, again))
+                assert_true(++again < (devices == 1 ? 1 : 20));
         }
     free(found);
     fixture_release(&r.f);
