@@ -15,14 +15,16 @@
 
 HD float task_vector_delta(float x, float b)
 {
-    return x - b;
+    return HD_RESULT(x - b);
 }
 
 /* |delta| as 31 bits: its order as an integer is its order as a magnitude. Signed, since compares of signed integers
- * are what every vector instruction set has. */
+ * are what every vector instruction set has. Every NaN is the same one, the largest: what arithmetic makes is quiet, so
+ * none is less, and how much more is the machine's (hd.h). */
 HD int32_t task_vector_magnitude(float delta)
 {
-    return (int32_t)(float_bits(delta) & FLOAT_ABS_MASK);
+    int32_t magnitude = (int32_t)(float_bits(delta) & FLOAT_ABS_MASK);
+    return magnitude < (int32_t)F32_NAN ? magnitude : (int32_t)F32_NAN;
 }
 
 /* KEEP_TOP: `above` is threshold - 1 up to the tie index and threshold after it; -1 keeps everything, INT32_MAX

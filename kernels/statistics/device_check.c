@@ -5,11 +5,6 @@
 
 #include <string.h>
 
-/* Magnitudes above it are NaN. */
-#define MAGNITUDE_INFINITE 0x7f800000u
-/* From this bin on magnitudes are infinite or NaN. The payload of a NaN is the machine's, and with it the bin. */
-#define FIRST_NAN_BIN (MAGNITUDE_INFINITE >> KTH_FINE_BITS)
-
 /* ---- the draw ----------------------------------------------------------------------------------------------- */
 
 /* SplitMix64's last step (Steele, Lea, Flood, OOPSLA 2014, figure 16) over both numbers. */
@@ -164,18 +159,13 @@ static bool same_sums(const struct statistics *s, const struct device_sample *sa
     return true;
 }
 
-/* Counts of the drawn blocks are part of all counts. Bins from n_plain_bins on are looked at as one. */
-static bool contains(const uint64_t *all, const uint64_t *part, size_t n_bins, size_t n_plain_bins)
+/* Counts of the drawn blocks are part of all counts. */
+static bool contains(const uint64_t *all, const uint64_t *part, size_t n_bins)
 {
-    uint64_t all_others = 0, part_others = 0;
-    for (size_t bin = 0; bin < n_plain_bins; bin++)
+    for (size_t bin = 0; bin < n_bins; bin++)
         if (all[bin] < part[bin])
             return false;
-    for (size_t bin = n_plain_bins; bin < n_bins; bin++) {
-        all_others += all[bin];
-        part_others += part[bin];
-    }
-    return all_others >= part_others;
+    return true;
 }
 
 static uint64_t sum_of(const uint64_t *counts, size_t n)
@@ -186,11 +176,6 @@ static uint64_t sum_of(const uint64_t *counts, size_t n)
     return sum;
 }
 
-static bool same_threshold(uint32_t a, uint32_t b)
-{
-    return a == b || (a > MAGNITUDE_INFINITE && b > MAGNITUDE_INFINITE);
-}
-
 /* The search of one model, which has place `slot` among those of the pass. */
 static bool same_kth(const struct statistics *s, const struct kth *kth, uint64_t slot,
                      const struct device_sample *sample, size_t first_tile, size_t n_tiles, const void *results)
@@ -199,21 +184,16 @@ static bool same_kth(const struct statistics *s, const struct kth *kth, uint64_t
     const uint64_t n_elems = (end < s->n_elems ? end : s->n_elems) - first;
     if (s->pass == STAT_KTH_COARSE) {
         counts += slot * KTH_COARSE_BINS;
-        return sum_of(counts, KTH_COARSE_BINS) == n_elems &&
-               contains(counts, kth->histogram, KTH_COARSE_BINS, FIRST_NAN_BIN);
+        return sum_of(counts, KTH_COARSE_BINS) == n_elems && contains(counts, kth->histogram, KTH_COARSE_BINS);
     }
     if (s->pass == STAT_KTH_FINE) {
         counts += slot * KTH_FINE_BINS;
-        return kth->coarse_bin >= FIRST_NAN_BIN ||
-               ((n_elems < s->n_elems || sum_of(counts, KTH_FINE_BINS) == kth->n_in_bin) &&
-                contains(counts, kth->histogram, KTH_FINE_BINS, KTH_FINE_BINS));
+        return (n_elems < s->n_elems || sum_of(counts, KTH_FINE_BINS) == kth->n_in_bin) &&
+               contains(counts, kth->histogram, KTH_FINE_BINS);
     }
     if (s->pass == STAT_KTH_WHOLE)
         return !has_tile(sample, s, 0) ||
-               (same_threshold((uint32_t)counts[slot], kth->threshold) &&
-                (kth->threshold > MAGNITUDE_INFINITE || counts[slot] >> 32 == kth->cut_element));
-    if (kth->threshold > MAGNITUDE_INFINITE)
-        return true;
+               ((uint32_t)counts[slot] == kth->threshold && counts[slot] >> 32 == kth->cut_element);
     if (s->pass == STAT_KTH_CUT)
         return kth->cut_tile < first_tile || kth->cut_tile >= first_tile + n_tiles ||
                !has_tile(sample, s, kth->cut_tile) || counts[slot] == kth->cut_element;
