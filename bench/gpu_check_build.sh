@@ -6,11 +6,13 @@ programs=$gpu # where the programs are
 built=$root/build/gpu-build
 names="warpmerge make_checkpoint plain_copy tests/device/device_equality tests/device/nccl_ranks"
 
-build() { # build ARCHS: configures and builds into build/gpu-build
+# build ARCHS LIBS: configures and builds into build/gpu-build programs that look for libraries in the folder LIBS first
+build() {
     local generator=()
     if command -v ninja >/dev/null; then generator=(-G Ninja); fi
     cmake -S "$root" -B "$built" ${generator[@]+"${generator[@]}"} -DCMAKE_BUILD_TYPE=Release -DCMAKE_C_FLAGS_RELEASE=-O3 \
-        -DWM_CUDA=ON -DWM_TESTS=OFF -DWM_CUDA_ARCHS="$1" -DCMAKE_CUDA_FLAGS=--resource-usage &&
+        -DWM_CUDA=ON -DWM_TESTS=OFF -DWM_CUDA_ARCHS="$1" -DCMAKE_CUDA_FLAGS=--resource-usage \
+        -DCMAKE_BUILD_RPATH="$2" -DCMAKE_EXE_LINKER_FLAGS=-Wl,--disable-new-dtags &&
         cmake --build "$built" --parallel "$(nproc)" \
             --target warpmerge_cli device_equality nccl_ranks make_checkpoint plain_copy \
             2>&1 | tee -a "$built/build.log" # what is not compiled again was said earlier
@@ -56,12 +58,20 @@ pack_deps() {
     [ "$(find "$deps/include" -name '*.h' | wc -l)" -gt 50 ]
 }
 
+# What the programs are made from, in a few letters.
+state_of_sources() {
+    (cd "$root" && find CMakeLists.txt host include kernels bench tests/device -type f \
+        \( -name '*.[ch]' -o -name '*.cu' -o -name '*.cuh' -o -name '*.def' -o -name '*.cmake' -o -name CMakeLists.txt \) \
+        -print0 | LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum | cut -c1-16)
+}
+
 pack() {
     local program
     for program in cmake nvcc pkg-config strip; do
         command -v "$program" >/dev/null || { echo "pack needs $program"; exit 1; }
     done
-    build "${WM_CUDA_ARCHS:-80-real;90}" || exit 1
+    # shellcheck disable=SC2016 # the loader's variable
+    build "${WM_CUDA_ARCHS:-80-real;90}" '$ORIGIN/lib' || exit 1
     rm -rf "$gpu"
     mkdir -p "$gpu/lib"
     pack_deps || { echo "the libraries' headers could not be packed"; exit 1; }
@@ -72,6 +82,7 @@ pack() {
         ldd "$gpu/${program##*/}" | awk '$3 ~ /^\// && $1 !~ /^(libc|libm|libpthread|libdl|librt)\./ { print $3 }' |
             xargs -r cp -Lut "$gpu/lib"
     done
+    state_of_sources >"$gpu/sources.txt"
     registers >"$gpu/registers.txt"
     [ -s "$gpu/registers.txt" ] || { echo "nobody said how many registers the kernels use"; exit 1; }
     du -sh "$gpu"
@@ -108,7 +119,7 @@ build_here() {
         export PKG_CONFIG_PATH=$gpu/deps/lib/pkgconfig${PKG_CONFIG_PATH:+:$PKG_CONFIG_PATH}
     built=$root/build/gpu-here
     mkdir -p "$built"
-    if ! at_most 300 bash -c "root='$root'; gpu='$gpu'; . '$root/bench/gpu_check_build.sh'; built='$built'; set -o pipefail; build '${arch:-90}'" \
+    if ! at_most 300 bash -c "root='$root'; gpu='$gpu'; . '$root/bench/gpu_check_build.sh'; built='$built'; set -o pipefail; build '${arch:-90}' '$gpu/deps/lib'" \
         >"$out/build.log" 2>&1; then
         row build missed "$((SECONDS - began))" "" s "$(grep -m 1 -i error "$out/build.log" | cut -c1-150)"
         return

@@ -61,7 +61,7 @@ large() {
     models=$ram/large
     if [ "$device" != cuda ]; then
         vocab=9001
-    elif [ "$(df -m --output=avail /dev/shm | tail -1)" -lt 32000 ]; then
+    elif [ "$(df -m --output=avail "$ram" | tail -1)" -lt 32000 ]; then
         echo "the RAM disk is too small"
         return 77
     fi
@@ -110,9 +110,8 @@ together() {
                     "$programs/warpmerge" finish "$ram/gpu" --no-sync --progress none --quiet
                 ;;
             image)
-                (cd / && env -i HF_HOME=/data/huggingface LD_LIBRARY_PATH="$LD_LIBRARY_PATH" timeout 100 \
-                    "$programs/warpmerge" merge "$ram/$method.yml" "$ram/gpu" --device "$device" --no-sync --progress none \
-                    --quiet)
+                (cd / && env -i HF_HOME=/data/huggingface timeout 100 "$programs/warpmerge" merge "$ram/$method.yml" \
+                    "$ram/gpu" --device "$device" --no-sync --progress none --quiet)
                 ;;
             esac && diff -r "$ram/cpu" "$ram/gpu" && n_same=$((n_same + 1)) && continue
             echo "DIFFERENT: $method, $way"

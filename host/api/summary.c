@@ -59,13 +59,14 @@ static void add_json(const struct plan *plan, const struct engine_result *r, con
     text_addf(out,
               ",\n  \"n_tensors\": %zu,\n  \"n_params\": %" PRIu64 ",\n  \"n_shards\": %d,\n  \"bytes_out\": %" PRIu64
               ",\n  \"bytes_read\": %" PRIu64 ",\n  \"bytes_written\": %" PRIu64 ",\n  \"bytes_resumed\": %" PRIu64
-              ",\n  \"seconds\": %.6f,\n  \"sync_seconds\": %.6f,\n  \"read_busy_seconds\": %.6f,\n"
+              ",\n  \"seconds\": %.6f,\n  \"sync_seconds\": %.6f,\n  \"setup_seconds\": %.6f,\n  "
+              "\"read_busy_seconds\": %.6f,\n"
               "  \"compute_busy_seconds\": %.6f,\n  \"write_busy_seconds\": %.6f,\n  \"peak_rss_bytes\": %" PRIu64
               ",\n  \"limiter\": \"%s\",\n  \"compute\": \"%s\",\n  \"blocks_checked\": %" PRIu64
               ",\n  \"device_bytes\": [",
               plan->n_jobs, plan->n_params, plan->n_shards, plan->bytes_out, r->bytes_read, r->bytes_written,
-              r->bytes_resumed, r->seconds, r->sync_seconds, r->read_busy, r->compute_busy, r->write_busy,
-              r->peak_rss_bytes, r->limiter, r->compute, r->n_checked);
+              r->bytes_resumed, r->seconds, r->sync_seconds, r->setup_seconds, r->read_busy, r->compute_busy,
+              r->write_busy, r->peak_rss_bytes, r->limiter, r->compute, r->n_checked);
     for (int d = 0; d < r->n_devices; d++)
         text_addf(out, "%s%" PRIu64, d ? ", " : "", r->device_bytes[d]);
     text_add(out, "]");

@@ -468,6 +468,7 @@ static enum wm_status run_pipelines(struct run *run, struct engine_result *resul
     result->read_busy += args.before.read_busy + last.read_busy;
     result->compute_busy += args.before.compute_busy + last.compute_busy;
     result->write_busy = args.before.write_busy + last.write_busy;
+    result->setup_seconds += args.before.setup_seconds + last.setup_seconds;
     for (int b = 0; b < run->backends.n_items; b++) {
         result->n_checked += run->backends.items[b]->n_checked;
         result->device_bytes[b] = run->backends.items[b]->n_bytes;
@@ -511,11 +512,13 @@ static enum wm_status do_run(struct run *run, struct engine_result *result, stru
 {
     const struct plan *plan = run->plan;
     enum wm_status st = WM_OK;
-    double synced;
+    double began;
 
     TRY(allocate(run, result, err));
     raise_descriptor_limit();
+    began = file_now_seconds();
     TRY(open_backends(run, err));
+    result->setup_seconds = file_now_seconds() - began;
     name_compute(result, &run->backends);
     result->n_compute = run->backends.n_items * run->backends.threads_per_backend;
     if (is_team(run))
@@ -534,11 +537,11 @@ static enum wm_status do_run(struct run *run, struct engine_result *result, stru
     }
     if (!is_role(run, OUTPUT_FINISH))
         TRY(run_pipelines(run, result, err));
-    synced = file_now_seconds();
+    began = file_now_seconds();
     if (run->options->sync)
         tell_phase(run, "syncing");
     TRY(close_shards(plan, run->output->partial_path, run->fds, run->options->sync, run->cancel, err));
-    result->sync_seconds = file_now_seconds() - synced;
+    result->sync_seconds = file_now_seconds() - began;
     if (is_team(run)) {
         uint64_t totals[] = {result->bytes_read, result->bytes_written, result->bytes_resumed, result->n_checked};
         TRY(wait_for_all(run, err));

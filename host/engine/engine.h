@@ -78,6 +78,7 @@ struct engine_result {
     uint64_t n_checked; /* blocks of GPU work that the CPU has computed as well, and found the same */
     double seconds;     /* whole run, fsync included */
     double sync_seconds;
+    double setup_seconds; /* devices opened, memory page-locked and given back: nothing is read, computed or written */
     double read_busy, compute_busy, write_busy; /* thread-seconds spent in each stage */
     uint64_t peak_rss_bytes;                    /* of the process so far */
     const char *limiter;                        /* "reading", "computing", "writing", "syncing": where most time went */

@@ -215,6 +215,7 @@ enum wm_status pipeline_run(const struct pipeline_args *args, struct pipeline_to
     pthread_t *threads =
         malloc((size_t)(m->n_readers + args->n_backends * args->threads_per_backend + m->n_writers) * sizeof *threads);
     pthread_condattr_t monotonic;
+    double began = file_now_seconds(), ended;
 
     p.devices = (struct run_devices){args->plan->device.n_stay_slots, args->plan->device.stay_min_elems,
                                      group_most_members(args->backends[0])};
@@ -227,20 +228,23 @@ enum wm_status pipeline_run(const struct pipeline_args *args, struct pipeline_to
     pthread_cond_init(&p.can_read, NULL);
     pthread_cond_init(&p.can_compute, NULL);
     pthread_cond_init(&p.can_write, NULL);
-    if (threads && allocate(&p))
+    if (threads && allocate(&p)) {
+        totals->setup_seconds = file_now_seconds() - began;
         run_threads(&p, threads);
-    else if (args->backends[0]->lost) /* now, or in a pipeline of this run before */
+    } else if (args->backends[0]->lost) /* now, or in a pipeline of this run before */
         error_set(&p.error, WM_TEMPORARY, "%s; run the same command again, it continues", args->backends[0]->message);
     else
         error_no_memory(&p.error, "allocating the ring of tiles");
-    *totals = (struct pipeline_totals){.bytes_read = p.bytes_read,
-                                       .bytes_written = p.bytes_written,
-                                       .tensors_done = p.tensors_done,
-                                       .read_busy = p.read_busy,
-                                       .compute_busy = p.compute_busy,
-                                       .write_busy = p.write_busy};
+    totals->bytes_read = p.bytes_read;
+    totals->bytes_written = p.bytes_written;
+    totals->tensors_done = p.tensors_done;
+    totals->read_busy = p.read_busy;
+    totals->compute_busy = p.compute_busy;
+    totals->write_busy = p.write_busy;
     memcpy(totals->notice, p.notice.message, sizeof totals->notice);
+    ended = file_now_seconds();
     release(&p);
+    totals->setup_seconds += file_now_seconds() - ended;
     free(threads);
     pthread_cond_destroy(&p.can_write);
     pthread_cond_destroy(&p.can_compute);

@@ -17,6 +17,7 @@ struct pipeline_totals {
     uint64_t bytes_read, bytes_written; /* written: computed in this run */
     uint64_t tensors_done;
     double read_busy, compute_busy, write_busy;
+    double setup_seconds;        /* before its first thread began and after the last one ended */
     char notice[WM_ERROR_BYTES]; /* something the user should hear although the run succeeded; "" */
 };
 

@@ -191,6 +191,7 @@ static void add_totals(struct pipeline_totals *sum, const struct pipeline_totals
     sum->read_busy += more->read_busy;
     sum->compute_busy += more->compute_busy;
     sum->write_busy += more->write_busy;
+    sum->setup_seconds += more->setup_seconds;
     if (more->notice[0])
         memcpy(sum->notice, more->notice, sizeof sum->notice);
 }

@@ -54,6 +54,7 @@ def test_streams(folder):
     r = run("linear.yml", "out3", "--json", "--progress", "none", cwd=folder)
     equal(r.stderr, "")
     result = json.loads(r.stdout)
+    check(0 < result["setup_seconds"] < result["seconds"], r.stdout)
     equal((result["ok"], result["out"], result["n_tensors"], result["bytes_out"]), (True, "out3", 2, 256))
     r = run("linear.yml", "out4", "--json", "--progress=json", cwd=folder)
     events = [json.loads(line) for line in r.stderr.splitlines()]
