@@ -54,30 +54,6 @@ static uint64_t round_up(uint64_t n, uint64_t align)
     return (n + align - 1) / align * align;
 }
 
-/* Page-locked for every GPU of the process: uploads and downloads need no bounce buffer. Zeroed pages are not asked for.
- * The GPU that the calling thread used last may be lost by now, which would fail this as well: it is ours that is asked. */
-static void *cuda_alloc(struct backend *b, size_t n_bytes)
-{
-    void *memory = NULL;
-    cudaError_t code = b->lost ? cudaSuccess : cudaSetDevice(((struct cuda_backend *)b)->options.device);
-
-    if (!b->lost && code == cudaSuccess)
-        code = cudaHostAlloc(&memory, n_bytes, cudaHostAllocPortable);
-    if (code == cudaErrorMemoryAllocation)
-        (void)cudaGetLastError(); /* or the next launch would report it */
-    else if (code != cudaSuccess)
-        (void)backend_cuda_lose(b, code, "pinning memory", NULL);
-    return memory;
-}
-
-static void cuda_free(struct backend *b, void *memory, size_t n_bytes)
-{
-    (void)b;
-    (void)n_bytes;
-    if (memory)
-        cudaFreeHost(memory);
-}
-
 static enum wm_status too_small(const struct cuda_backend *cuda, struct wm_error *err)
 {
     (void)cudaGetLastError(); /* of an allocation; not sticky */
@@ -453,8 +429,8 @@ static void cuda_close(struct backend *b)
 }
 
 static const struct backend_ops cuda_ops = {.describe = cuda_describe,
-                                            .alloc = cuda_alloc,
-                                            .free = cuda_free,
+                                            .alloc = backend_cuda_alloc,
+                                            .free = backend_cuda_free,
                                             .thread_new = cuda_thread_new,
                                             .thread_free = cuda_thread_free,
                                             .tensor_new = cuda_tensor_new,

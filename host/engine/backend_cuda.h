@@ -58,12 +58,16 @@ struct cuda_slot {                    /* one tile on its way */
     bool busy;
 };
 
+/* A pipeline's input and output slots. */
+#define CUDA_RINGS 2
+
 struct cuda_backend {
     struct backend backend;
     struct backend_cuda_options options;
     char name[128];
-    bool dead;                /* lost with its context: what was allocated there is gone already */
-    struct cuda_thread *idle; /* the driving thread's state while nobody drives                   */
+    void *allocated[CUDA_RINGS]; /* of the ring's memory what the driver has allocated (backend_cuda_ring.c) */
+    bool dead;                   /* lost with its context: what was allocated there is gone already */
+    struct cuda_thread *idle;    /* the driving thread's state while nobody drives                   */
 };
 
 struct cuda_group;
@@ -103,6 +107,10 @@ static inline void *backend_cuda_slot_at(const struct cuda_thread *t, uint32_t s
 
 /* Marks the backend as lost, with the reason. */
 enum wm_status backend_cuda_lose(struct backend *b, cudaError_t code, const char *what, struct wm_error *err);
+
+/* Of backend_ops: page-locked memory that every GPU of the process reaches; NULL where it is refused. */
+void *backend_cuda_alloc(struct backend *b, size_t n_bytes);
+void backend_cuda_free(struct backend *b, void *memory, size_t n_bytes);
 
 /* Needs b, st, err and a label out. */
 #define CUDA(call, what)                                                                                               \

@@ -22,10 +22,11 @@ extern "C" {
 enum cuda_on_cpu_order { CUDA_ON_CPU_FORWARD, CUDA_ON_CPU_REVERSE, CUDA_ON_CPU_SHUFFLED };
 
 struct cuda_on_cpu_config {
-    int n_devices;       /* 0: a machine without a GPU; -1: one without even a driver */
-    size_t memory_bytes; /* of each device */
-    size_t pinned_bytes; /* that can be page-locked; 0: all */
-    bool lacks_code;     /* the program was not compiled for these devices */
+    int n_devices;        /* 0: a machine without a GPU; -1: one without even a driver */
+    size_t memory_bytes;  /* of each device */
+    size_t pinned_bytes;  /* that can be page-locked; 0: all */
+    bool cannot_register; /* memory that the caller has, as where the driver is not the kernel's own */
+    bool lacks_code;      /* the program was not compiled for these devices */
     /* false: an operation runs when it is submitted. true: it runs only when something waits for it, and no others. */
     bool lazy_streams;
     enum cuda_on_cpu_order order; /* in which threads of a block take their turns */

@@ -31,6 +31,7 @@ typedef enum cudaError {
     cudaErrorInvalidDevice = 101,
     cudaErrorNoKernelImageForDevice = 209,
     cudaErrorECCUncorrectable = 214,
+    cudaErrorOperatingSystem = 304,
     cudaErrorInvalidResourceHandle = 400,
     cudaErrorNotReady = 600,
     cudaErrorIllegalAddress = 700,
@@ -145,6 +146,8 @@ typedef struct CUevent_st *cudaEvent_t;
 #define cudaHostAllocPortable          0x01
 #define cudaHostAllocMapped            0x02
 #define cudaHostAllocWriteCombined     0x04
+#define cudaHostRegisterDefault        0x00
+#define cudaHostRegisterPortable       0x01
 #define cudaStreamDefault              0x00
 #define cudaStreamNonBlocking          0x01
 #define cudaEventDefault               0x00
@@ -178,6 +181,8 @@ cudaError_t cudaHostAlloc(void **pointer, size_t n_bytes, unsigned int flags);
 cudaError_t cudaMallocHost(void **pointer, size_t n_bytes);
 cudaError_t cudaFree(void *pointer);
 cudaError_t cudaFreeHost(void *pointer);
+cudaError_t cudaHostRegister(void *pointer, size_t n_bytes, unsigned int flags);
+cudaError_t cudaHostUnregister(void *pointer);
 cudaError_t cudaPointerGetAttributes(struct cudaPointerAttributes *attributes, const void *pointer);
 
 cudaError_t cudaMemcpy(void *to, const void *from, size_t n_bytes, enum cudaMemcpyKind kind);

@@ -64,7 +64,8 @@ struct Stream {
 
 struct Buffer {
     size_t n_bytes;
-    int device; /* -1: pinned host memory */
+    int device;       /* -1: pinned host memory */
+    bool is_borrowed; /* the caller's, registered */
 };
 
 struct Device {

@@ -65,7 +65,7 @@ static cudaError_t new_buffer(void **out, size_t n_bytes, int device)
     if (posix_memalign(&p, GRANULE, n_bytes) != 0)
         return cudaErrorMemoryAllocation;
     memset(p, 0xff, n_bytes); /* what nobody wrote reads as NaN */
-    machine->buffers[(uintptr_t)p] = {n_bytes, device};
+    machine->buffers[(uintptr_t)p] = {n_bytes, device, false};
     if (d) {
         d->n_used += granules(n_bytes);
         d->n_peak = d->n_used > d->n_peak ? d->n_used : d->n_peak;
@@ -84,7 +84,8 @@ std::map<uintptr_t, Buffer>::iterator free_buffer(std::map<uintptr_t, Buffer>::i
         machine->devices[at->second.device].n_used -= granules(at->second.n_bytes);
     else
         machine->n_pinned -= at->second.n_bytes;
-    free((void *)at->first);
+    if (!at->second.is_borrowed)
+        free((void *)at->first);
     return machine->buffers.erase(at);
 }
 
@@ -116,13 +117,53 @@ cudaError_t cudaMallocHost(void **pointer, size_t n_bytes)
     return cudaHostAlloc(pointer, n_bytes, cudaHostAllocDefault);
 }
 
+/* Any part of it may be registered already, or belong to a buffer. */
+static bool is_taken(uintptr_t from, size_t n_bytes)
+{
+    auto next = machine->buffers.lower_bound(from);
+    return (next != machine->buffers.end() && next->first - from < n_bytes) ||
+           classify((void *)from, 1, nullptr) != Memory::pageable;
+}
+
+static cudaError_t borrow(void *pointer, size_t n_bytes)
+{
+    if (!pointer || n_bytes == 0)
+        return cudaErrorInvalidValue;
+    if (machine->config.cannot_register)
+        return cudaErrorNotSupported;
+    if (is_taken((uintptr_t)pointer, n_bytes))
+        return cudaErrorHostMemoryAlreadyRegistered;
+    if (machine->config.pinned_bytes && n_bytes > machine->config.pinned_bytes - machine->n_pinned)
+        return cudaErrorMemoryAllocation;
+    machine->buffers[(uintptr_t)pointer] = {n_bytes, -1, true};
+    machine->n_pinned += n_bytes;
+    return cudaSuccess;
+}
+
+cudaError_t cudaHostRegister(void *pointer, size_t n_bytes, unsigned int)
+{
+    return call([=] { return borrow(pointer, n_bytes); });
+}
+
+cudaError_t cudaHostUnregister(void *pointer)
+{
+    return call_that_frees([=] {
+        auto at = machine->buffers.find((uintptr_t)pointer);
+        if (at == machine->buffers.end() || !at->second.is_borrowed)
+            return cudaErrorHostMemoryNotRegistered;
+        join_device(-1);
+        free_buffer(at);
+        return cudaSuccess;
+    });
+}
+
 /* Freeing waits for all work that may still use the memory, as drivers do. */
 static cudaError_t give_back(void *pointer, bool pinned)
 {
     if (!pointer)
         return cudaSuccess;
     auto at = machine->buffers.find((uintptr_t)pointer);
-    if (at == machine->buffers.end() || (at->second.device < 0) != pinned)
+    if (at == machine->buffers.end() || (at->second.device < 0) != pinned || at->second.is_borrowed)
         return cudaErrorInvalidValue;
     join_device(-1);
     free_buffer(at);

@@ -6,7 +6,7 @@
 #include <pthread.h>
 #include <time.h>
 
-#include "methods/tile.h"
+#include "methods/device.h"
 
 /* Every call is tried up to the first, then one in so many; a sanitizer makes each merge ten times as long. */
 #if defined(__SANITIZE_THREAD__)
@@ -209,6 +209,24 @@ static void little_memory_means_smaller_tiles(void **state)
     fixture_release(&r.f);
 }
 
+static struct ring {
+    int n_registered, n_refused; /* calls */
+} ring;
+
+/* Linked in place of the function. */
+cudaError_t __real_cudaHostRegister(void *memory, size_t n_bytes, unsigned int flags);
+cudaError_t __wrap_cudaHostRegister(void *memory, size_t n_bytes, unsigned int flags);
+
+cudaError_t __wrap_cudaHostRegister(void *memory, size_t n_bytes, unsigned int flags)
+{
+    cudaError_t code = __real_cudaHostRegister(memory, n_bytes, flags);
+
+    ring.n_registered++;
+    ring.n_refused += code == cudaErrorNotSupported;
+    assert_int_equal(flags, cudaHostRegisterPortable); /* for all GPUs */
+    return code;
+}
+
 static void memory_that_cannot_be_locked_is_used_as_it_is(void **state)
 {
     struct cuda_on_cpu_config machine = cuda_on_cpu_default();
@@ -227,6 +245,39 @@ static void memory_that_cannot_be_locked_is_used_as_it_is(void **state)
     cuda_on_cpu_get_counts(&counts);
     assert_true(counts.launches > 0 && counts.pageable_copies > 0);
     expect_no_leaks();
+    fixture_release(&r.f);
+}
+
+/* The ring is registered with the driver, and where it does not do that allocated by it: no tile is copied through other
+ * memory, and nothing is kept, even if the context ends. */
+static void the_ring_is_page_locked(void **state)
+{
+    struct gpu_rig r;
+    char out[32];
+
+    (void)state;
+    rig_init(&r);
+    rig_recipe(&r, merge_cases_recipes[1]);
+    for (int i = 0; i < 4; i++) {
+        struct cuda_on_cpu_config machine = cuda_on_cpu_default();
+        struct cuda_on_cpu_counts counts;
+        machine.cannot_register = i % 2;
+        machine.lazy_streams = true;
+        machine.fail_at = i < 2 ? 0 : 150;
+        machine.fail_code = ILLEGAL_ADDRESS;
+        rig_machine(&r, &machine, WM_DEVICE_AUTO);
+        ring = (struct ring){0};
+        snprintf(out, sizeof out, "out%d", i);
+        expect_merge(&r, out);
+        assert_true(rig_has_cpu_bytes(&r, out));
+        assert_int_equal(r.h.warning[0] != 0, i >= 2);
+        cuda_on_cpu_get_counts(&counts);
+        if (i < 2) /* thresholds and the like alone are copied from anywhere */
+            assert_true(counts.pageable_copies * 10 < counts.copies_to_device + counts.copies_to_host);
+        assert_int_equal(ring.n_registered, 2);
+        assert_int_equal(ring.n_refused, i % 2 ? 2 : 0);
+        expect_nothing_kept(1, i);
+    }
     fixture_release(&r.f);
 }
 
@@ -463,6 +514,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(little_memory_means_smaller_tiles),
         cmocka_unit_test(memory_that_cannot_be_locked_is_used_as_it_is),
+        cmocka_unit_test(the_ring_is_page_locked),
         cmocka_unit_test(the_device_budget_holds),
         cmocka_unit_test(a_gpu_that_cannot_start_is_left_out),
         cmocka_unit_test(a_driver_that_fails_is_told_of),
