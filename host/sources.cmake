@@ -24,7 +24,8 @@ set(REPORT_SOURCES host/report/card.c host/report/complete.c host/report/config_
   host/report/environment.c host/report/index.c host/report/inspect.c host/report/kit.c host/report/manifest.c
   host/report/methods_text.c host/report/parameters.c host/report/verify.c)
 set(MEASURE_SOURCES host/measure/cases.c host/measure/ceiling_host.c host/measure/device_cpu.c host/measure/measure.c
-  host/measure/roofline_svg.c host/measure/sample.c host/measure/storage.c host/measure/table.c host/measure/team.c)
+  host/measure/roofline_svg.c host/measure/sample.c host/measure/storage.c host/measure/table.c host/measure/team.c
+  host/measure/work.c)
 set(API_SOURCES host/api/bench.c host/api/look.c host/api/merge.c host/api/open_models.c host/api/options.c
   host/api/parts_file.c host/api/ranks.c host/api/run.c host/api/summary.c)
 set(CLI_SOURCES host/cli/completion.c host/cli/events.c host/cli/help.c host/cli/interrupt.c host/cli/main.c

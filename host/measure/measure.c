@@ -24,7 +24,6 @@ struct session {
 /* The first are the passes of a tensor by their numbers, then those of a model by theirs. */
 enum { PART_MODEL = STAT_READY, PART_COMBINE = PART_MODEL + MODEL_READY, PART_WHOLE, N_PARTS };
 
-#define SAMPLE_ELEMS       16384u /* of a tile that a guess's sample looks at (kernels/statistics) */
 #define GROUP_TENSOR_BYTES 4096u
 
 /* From the largest embedding to norms and biases, what says most first, since time may run out; the other types are measured
@@ -101,57 +100,6 @@ static enum wm_status add_row(struct measure *m, const struct measure_row *row, 
     return WM_OK;
 }
 
-/* Elements of the tiles that the element-wise pass still has to do. */
-static uint64_t elements_left(const struct merge_op *op, const struct statistics *s, uint64_t tile_elems)
-{
-    uint64_t n = 0;
-
-    for (uint64_t first = 0, index = 0; first < op->n_elems; first += tile_elems, index++)
-        if (!s || !statistics_tile_stands(s, (size_t)index))
-            n += op->n_elems - first < tile_elems ? op->n_elems - first : tile_elems;
-    return n;
-}
-
-/* Bytes of one element in every input. */
-static uint64_t input_bytes(const struct measure_device *device, int n_inputs)
-{
-    uint64_t n = 0;
-
-    for (int i = 0; i < n_inputs; i++)
-        n += dtype_bits(device->tensors.in_dtype[i]) / 8;
-    return n;
-}
-
-/* What a statistics pass reads, and computes. Base and models are read in every tile that the pass needs, the cut of a model
- * in one tile alone, a sample in a part of a tile. Mixed types: every input takes part. */
-static void pass_work(const struct measure_device *device, const struct merge_op *op, const struct statistics *s,
-                      struct measure_row *row)
-{
-    enum stat_pass pass = statistics_pass(s);
-    uint64_t tile_elems = device->tile_elems, n_elems = 0, n_needed = 0, n_models = 0, n_read;
-    uint64_t first_tile = op->n_elems < tile_elems ? op->n_elems : tile_elems, n_inputs = (uint64_t)op->n_models;
-
-    for (uint64_t first = 0, index = 0; first < op->n_elems; first += tile_elems, index++)
-        if (statistics_needs_tile(s, (size_t)index)) {
-            uint64_t n = op->n_elems - first < tile_elems ? op->n_elems - first : tile_elems;
-            n_elems += pass == STAT_KTH_SAMPLE && n > SAMPLE_ELEMS ? SAMPLE_ELEMS : n;
-            n_needed++;
-        }
-    for (int m = 0; m < op->n_models; m++) {
-        enum merge_keep keep = op->models[m].keep;
-        n_models += pass == STAT_GRAM || keep == KEEP_TOP || (pass == STAT_L1 && keep == KEEP_RANDOM);
-    }
-    n_inputs += op->has_base;
-    n_read = pass == STAT_KTH_CUT ? (n_needed + n_models) * first_tile : n_elems * (n_models + op->has_base);
-    row->n_bytes += n_read * input_bytes(device, (int)n_inputs) / n_inputs;
-    row->n_operations +=
-        pass == STAT_KTH_CUT ? 2.0 * (double)(n_models * first_tile) : measure_operations(op, pass) * (double)n_elems;
-    if (pass == STAT_KTH_GUESS) { /* merges as well */
-        row->n_bytes += n_elems * (dtype_bits(device->tensors.dtype) / 8);
-        row->n_operations += (measure_operations(op, STAT_READY) - op->n_models) * (double)n_elems;
-    }
-}
-
 /* Every statistics pass of a tensor. seconds[PART_WHOLE]: also of what the host does between them. */
 static enum wm_status tensor_passes(struct session *s, struct merge_op *op, struct statistics *statistics, bool cold,
                                     int n_repeats, double seconds[N_PARTS], struct measure_row *parts,
@@ -163,7 +111,7 @@ static enum wm_status tensor_passes(struct session *s, struct merge_op *op, stru
     while (statistics_pass(statistics) != STAT_READY) {
         enum stat_pass pass = statistics_pass(statistics);
         double began, in_kernels = 0, after = 0;
-        pass_work(s->device, op, statistics, &parts[pass]);
+        measure_pass_work(s->device, op, statistics, &parts[pass]);
         if (cold)
             TRY(ops->flush(s->device, err));
         TRY(ops->pass(s->device, op, statistics, n_repeats, &in_kernels, &after, err));
@@ -171,22 +119,11 @@ static enum wm_status tensor_passes(struct session *s, struct merge_op *op, stru
         began = file_now_seconds();
         statistics_finish_pass(statistics, op);
         seconds[PART_WHOLE] += in_kernels + after + file_now_seconds() - began;
+        if (pass == STAT_KTH_COARSE && s->device->searching)
+            measure_search_work(s->device, op, &parts[pass]);
     }
 out:
     return st;
-}
-
-/* Of the passes over a model, what one reads and computes: SIGNS looks at models that are not trimmed as well. */
-static void model_pass_work(const struct measure_device *device, const struct merge_op *op,
-                            const struct model_statistics *ms, struct measure_row *row)
-{
-    uint64_t n_bytes = dtype_bits(device->tensors.in_dtype[0]) / 8;
-
-    for (int m = 0; m < op->n_models; m++)
-        if (ms->pass == MODEL_SIGNS || ms->search_of[op->models[m].index] >= 0)
-            n_bytes += dtype_bits(device->tensors.in_dtype[m + 1]) / 8;
-    row->n_bytes += n_bytes * op->n_elems;
-    row->n_operations += measure_model_operations(op, ms->pass) * (double)op->n_elems;
 }
 
 /* The passes over a model of which this tensor is all there is. */
@@ -206,7 +143,7 @@ static enum wm_status model_passes(struct session *s, struct merge_op *op, bool 
     while (ms.pass != MODEL_READY) {
         int part = PART_MODEL + (int)ms.pass;
         double began, in_kernels = 0, after = 0;
-        model_pass_work(s->device, op, &ms, &parts[part]);
+        measure_model_pass_work(s->device, op, &ms, &parts[part]);
         if (cold)
             TRY(ops->flush(s->device, err));
         TRY(ops->model_pass(s->device, op, &ms, n_repeats, &in_kernels, &after, err));
@@ -255,10 +192,10 @@ static enum wm_status all_parts(struct session *s, const struct measure_case *c,
     }
     if (op.model_statistics)
         TRY(model_passes(s, &op, cold, n_repeats, seconds, parts, err));
-    n_left = elements_left(&op, statistics, s->device->tile_elems);
+    n_left = measure_elements_left(&op, statistics, s->device->tile_elems);
     parts[PART_COMBINE].n_operations = measure_operations(&op, STAT_READY) * (double)n_left;
     parts[PART_COMBINE].n_bytes =
-        n_left * (input_bytes(s->device, merge_op_n_inputs(&op)) + dtype_bits(s->device->tensors.dtype) / 8);
+        n_left * (measure_input_bytes(s->device, merge_op_n_inputs(&op)) + dtype_bits(s->device->tensors.dtype) / 8);
     if (n_left) {
         if (cold)
             TRY(ops->flush(s->device, err));
@@ -388,7 +325,7 @@ static enum wm_status measure_group_at(struct session *s, const struct measure_c
     snprintf(row.kernel, sizeof row.kernel, "%s, x %zu", c->kernel, n_tensors);
     TRY(measure_prepare(c, tensor_elems, &op, err));
     row.n_bytes = n_tensors * tensor_elems *
-                  (input_bytes(s->device, merge_op_n_inputs(&op)) + dtype_bits(s->device->tensors.dtype) / 8);
+                  (measure_input_bytes(s->device, merge_op_n_inputs(&op)) + dtype_bits(s->device->tensors.dtype) / 8);
     row.n_operations = measure_operations(&op, STAT_READY) * (double)(n_tensors * tensor_elems);
     if (statistics_first_pass(&op) != STAT_READY)
         row.n_operations += measure_operations(&op, statistics_first_pass(&op)) * (double)(n_tensors * tensor_elems);

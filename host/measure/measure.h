@@ -206,6 +206,18 @@ enum wm_status measure_open_cpu(struct measure_device **device, int n_threads, s
 enum wm_status measure_open_cuda(struct measure_device **device, int gpu, uint64_t tile_bytes, struct wm_error *err);
 #endif
 
+/* What has to be read, written and computed is added to a row (work.c): by a statistics pass that comes next, by the search that
+ * follows COARSE on a device that ends it alone (when it is over), and by a pass over a whole model. */
+void measure_pass_work(const struct measure_device *device, const struct merge_op *op, const struct statistics *s,
+                       struct measure_row *row);
+void measure_search_work(const struct measure_device *device, const struct merge_op *op, struct measure_row *row);
+void measure_model_pass_work(const struct measure_device *device, const struct merge_op *op,
+                             const struct model_statistics *ms, struct measure_row *row);
+/* Elements of the tiles that the element-wise pass still has to do. */
+uint64_t measure_elements_left(const struct merge_op *op, const struct statistics *s, uint64_t tile_elems);
+/* Bytes of one element in every input. */
+uint64_t measure_input_bytes(const struct measure_device *device, int n_inputs);
+
 /* A function on n threads at once: worker 0 is the caller. Threads live as long as the team. */
 struct measure_team;
 struct measure_team *measure_team_new(int n_threads); /* NULL: out of memory or threads */

@@ -85,6 +85,11 @@ static void has_rows_for_what_the_engine_does(void **state)
         assert_true(row->cold.seconds > 0 && row->n_bytes > 0 && row->n_operations > 0);
         assert_int_equal(row->batch.n_samples > 0, strcmp(row->part, "whole") != 0);
     }
+    /* A search reads its inputs for the bins, for what is in one, and, where not all equal ones are kept, to count those. */
+    const struct measure_row *search = find(&m, "ties, 3 models, density 0.5, search", "kth coarse", engine);
+    const struct measure_row *coarse = find(&m, "ties, 3 models, density 0.5", "kth coarse", engine);
+    assert_int_equal(search->n_bytes, 3 * coarse->n_bytes);
+    assert_true(search->n_operations > coarse->n_operations);
     /* One tile of the largest size holds the tensor: nothing to guess. */
     assert_null(find(&m, "ties, 3 models, density 0.5, guess", "whole", (uint64_t)32 << 20));
     assert_non_null(find(&m, "ties, 3 models, density 0.5", "whole", (uint64_t)32 << 20));
