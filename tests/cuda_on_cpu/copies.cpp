@@ -3,8 +3,9 @@
  *
  * What lives here: cudaMemcpy and cudaMemset in all their forms, what they refuse, and how they are counted. Memory that
  * is not pinned goes through a staging buffer, as on hardware: the caller waits for what comes from a device, and until what
- * goes to one is in the buffer, from where it arrives when the stream comes to it. Compiled without any sanitizer. What
- * it must not know: when a stream's work runs.
+ * goes to one is in the buffer, from where it arrives when the stream comes to it. That holds for the calls whose names do
+ * not say Async, too: of them, fills and copies within devices do not wait either. Compiled without any sanitizer. What it
+ * must not know: when a stream's work runs.
  */
 #include "machine.h"
 
@@ -64,7 +65,7 @@ static Copy *stage(const Copy &c)
     return staged;
 }
 
-static cudaError_t copy(const Copy &c, cudaMemcpyKind kind, cudaStream_t handle, bool waits)
+static cudaError_t copy(const Copy &c, cudaMemcpyKind kind, cudaStream_t handle, bool is_async)
 {
     Stream *s = stream_of(handle);
     if (!s)
@@ -94,12 +95,15 @@ static cudaError_t copy(const Copy &c, cudaMemcpyKind kind, cudaStream_t handle,
         counts->bytes_to_host += n_bytes;
     }
     bool pageable = c.from && ((!to_device && to == Memory::pageable) || (!from_device && from == Memory::pageable));
-    if (pageable && !waits)
+    if (pageable && is_async)
         counts->pageable_copies++;
+    bool staged = pageable && to_device, waits = !is_async && c.from && (!to_device || from == Memory::pinned);
+    if (staged && !is_async)
+        join(s); /* for earlier work of the null stream, not for its own */
     Op op = {};
     op.work = run_copy;
     op.drop = drop_copy;
-    op.data = pageable && to_device && !waits ? stage(c) : new Copy(c);
+    op.data = staged ? stage(c) : new Copy(c);
     enqueue(s, op, pageable && !to_device);
     if (waits)
         join(s);
@@ -118,14 +122,14 @@ static Copy plain_copy(void *to, const void *from, size_t n_bytes, int value)
 cudaError_t cudaMemcpy(void *to, const void *from, size_t n_bytes, cudaMemcpyKind kind)
 {
     return call([=] {
-        return n_bytes && !from ? cudaErrorInvalidValue : copy(plain_copy(to, from, n_bytes, 0), kind, nullptr, true);
+        return n_bytes && !from ? cudaErrorInvalidValue : copy(plain_copy(to, from, n_bytes, 0), kind, nullptr, false);
     });
 }
 
 cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t n_bytes, cudaMemcpyKind kind, cudaStream_t stream)
 {
     return call([=] {
-        return n_bytes && !from ? cudaErrorInvalidValue : copy(plain_copy(to, from, n_bytes, 0), kind, stream, false);
+        return n_bytes && !from ? cudaErrorInvalidValue : copy(plain_copy(to, from, n_bytes, 0), kind, stream, true);
     });
 }
 
@@ -135,16 +139,16 @@ cudaError_t cudaMemcpy2DAsync(void *to, size_t to_pitch, const void *from, size_
     return call([=] {
         Copy c = {
             static_cast<char *>(to), static_cast<const char *>(from), to_pitch, from_pitch, width, height, 0, nullptr};
-        return width && height && !from ? cudaErrorInvalidValue : copy(c, kind, stream, false);
+        return width && height && !from ? cudaErrorInvalidValue : copy(c, kind, stream, true);
     });
 }
 
 cudaError_t cudaMemset(void *to, int value, size_t n_bytes)
 {
-    return call([=] { return copy(plain_copy(to, nullptr, n_bytes, value), cudaMemcpyDefault, nullptr, true); });
+    return call([=] { return copy(plain_copy(to, nullptr, n_bytes, value), cudaMemcpyDefault, nullptr, false); });
 }
 
 cudaError_t cudaMemsetAsync(void *to, int value, size_t n_bytes, cudaStream_t stream)
 {
-    return call([=] { return copy(plain_copy(to, nullptr, n_bytes, value), cudaMemcpyDefault, stream, false); });
+    return call([=] { return copy(plain_copy(to, nullptr, n_bytes, value), cudaMemcpyDefault, stream, true); });
 }

@@ -45,6 +45,8 @@ CAUGHT = [
     ("staging_refilled", "tsan", {}, RACE + r"(?s:.*)staging_refilled"),
     ("upload_not_awaited", "plain", LAZY, WRONG),
     ("upload_not_awaited", "tsan", {}, RACE + r"(?s:.*)add_ten"),
+    ("plain_upload_not_awaited", "plain", LAZY, WRONG),
+    ("plain_upload_not_awaited", "tsan", {}, RACE + r"(?s:.*)add_ten"),
     ("download_not_awaited", "plain", LAZY, WRONG),
     ("download_not_awaited", "tsan", {}, RACE + r"(?s:.*)download_not_awaited"),
 ]
@@ -55,6 +57,7 @@ GNU_ONLY = {"static_shared_end", "misaligned_load"}
 SILENT = [
     ("staging_refilled", "plain", {}),
     ("upload_not_awaited", "plain", {}),
+    ("plain_upload_not_awaited", "plain", {}),
     ("download_not_awaited", "plain", {}),
     ("race_between_blocks", "tsan", {}),
     ("other_device", "asan", {}),

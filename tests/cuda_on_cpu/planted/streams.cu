@@ -65,6 +65,26 @@ static bool upload_not_awaited(bool bug)
     return right;
 }
 
+/* A plain copy from memory that is not page-locked returns when its bytes are in a staging buffer, and goes on in the null
+ * stream, for which the bench's does not wait. */
+static bool plain_upload_not_awaited(bool bug)
+{
+    float source[N_ELEMS];
+    Bench b(N_ELEMS);
+    CHECK(cudaStreamSynchronize(b.stream));
+    for (size_t i = 0; i < N_ELEMS; i++)
+        source[i] = (float)(100 + i);
+    CHECK(cudaMemcpy(b.device, source, sizeof source, cudaMemcpyHostToDevice));
+    if (!bug)
+        CHECK(cudaDeviceSynchronize());
+    CHECK(WM_LAUNCH(add_ten, 1, N_ELEMS, 0, b.stream, b.device));
+    b.download();
+    bool right = true;
+    for (size_t i = 0; i < N_ELEMS; i++)
+        right = right && b.host[i] == (float)i + 110.0f;
+    return right;
+}
+
 /* The result is read before anybody waited for it. */
 static bool download_not_awaited(bool bug)
 {
@@ -79,6 +99,7 @@ static bool download_not_awaited(bool bug)
 const planted_case STREAM_CASES[] = {
     {"staging_refilled", staging_refilled},
     {"upload_not_awaited", upload_not_awaited},
+    {"plain_upload_not_awaited", plain_upload_not_awaited},
     {"download_not_awaited", download_not_awaited},
     {nullptr, nullptr},
 };
