@@ -1,8 +1,8 @@
 /*
  * device_cases.h: what the tests of a CUDA device share.
  *
- * What lives here: operations of every method, element types and data that are hard on kernels, and comparisons with what
- * the CPU made of the same. What it must not know: how the device is driven.
+ * What lives here: operations of every method, element types and data that are hard on kernels, their way to the device,
+ * and comparisons with what the CPU made of the same. What it must not know: what runs on the device, and on which streams.
  */
 #ifndef WM_TESTS_DEVICE_CASES_H
 #define WM_TESTS_DEVICE_CASES_H
@@ -12,6 +12,13 @@
 #include "methods/device.h"
 
 #define CHECK_CUDA(call) assert_int_equal((call), cudaSuccess)
+
+/* There for every stream. A plain copy is not: it may still be in the null stream, for which those of the tests do not wait. */
+UNUSED_OK static void upload(void *to, const void *from, size_t n_bytes)
+{
+    CHECK_CUDA(cudaMemcpy(to, from, n_bytes, cudaMemcpyHostToDevice));
+    CHECK_CUDA(cudaStreamSynchronize(NULL));
+}
 
 /* ---- comparing ---------------------------------------------------------------------------------------------- */
 

@@ -152,7 +152,7 @@ cudaError_t __wrap_device_pass_launch(const struct merge_op *op, const struct st
             words[at] ^= spoil.what == LOWEST_BIT;
             spoil.n_done++;
         }
-        CHECK_CUDA(cudaMemcpy(results, words, n_bytes, cudaMemcpyHostToDevice));
+        upload(results, words, n_bytes);
     }
     free(words);
     return error;

@@ -138,7 +138,7 @@ static void *to_device(const void *data, size_t n_bytes)
     void *copy;
 
     CHECK_CUDA(cudaMalloc(&copy, n_bytes));
-    CHECK_CUDA(cudaMemcpy(copy, data, n_bytes, cudaMemcpyHostToDevice));
+    upload(copy, data, n_bytes);
     return copy;
 }
 

@@ -19,7 +19,7 @@ static struct device_copy to_device(const void *data, size_t n_bytes, size_t mis
     CHECK_CUDA(cudaMalloc(&copy.allocation, n_bytes + misalign + (n_bytes + misalign == 0)));
     copy.data = (char *)copy.allocation + misalign;
     if (n_bytes > 0)
-        CHECK_CUDA(cudaMemcpy(copy.data, data, n_bytes, cudaMemcpyHostToDevice));
+        upload(copy.data, data, n_bytes);
     return copy;
 }
 

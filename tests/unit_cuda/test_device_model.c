@@ -61,7 +61,7 @@ static void make_tensor(const struct model_case *c, int t, struct tensor *x)
         size_t n_bytes = n * dtype_width(x->host.in_dtype[i]);
         CHECK_CUDA(cudaMalloc(&x->allocations[i], n_bytes + c->misalign));
         x->device.in[i] = (char *)x->allocations[i] + c->misalign;
-        CHECK_CUDA(cudaMemcpy((char *)x->allocations[i] + c->misalign, x->host.in[i], n_bytes, cudaMemcpyHostToDevice));
+        upload((char *)x->allocations[i] + c->misalign, x->host.in[i], n_bytes);
     }
 }
 
@@ -114,7 +114,7 @@ static void device_pass(const struct model_case *c, const struct tensor *tensors
         counts[i] = counts[GUARD_COUNTS + n_counts + (size_t)i] = GUARD;
     CHECK_CUDA(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
     CHECK_CUDA(cudaMalloc((void **)&device, n_bytes));
-    CHECK_CUDA(cudaMemcpy(device, counts, n_bytes, cudaMemcpyHostToDevice));
+    upload(device, counts, n_bytes);
     for (int t = n_tensors - 1; t >= 0; t--)
         for (uint64_t first = 0; tile_at(&tensors[t].device, c->n_models + 1, first, c->tile_elems, &tile);
              first += c->tile_elems)

@@ -89,7 +89,7 @@ static void tensor_upload(struct tensor *x)
             size_t n_bytes = tile.n_elems * dtype_width(tile.in_dtype[i]);
             void **at = &x->allocations[t][i];
             CHECK_CUDA(cudaMalloc(at, n_bytes + x->misalign));
-            CHECK_CUDA(cudaMemcpy((char *)*at + x->misalign, tile.in[i], n_bytes, cudaMemcpyHostToDevice));
+            upload((char *)*at + x->misalign, tile.in[i], n_bytes);
             (&x->table[0][0])[t * (size_t)x->n_inputs + (size_t)i] = (char *)*at + x->misalign;
         }
     }
