@@ -32,6 +32,7 @@ static struct {
     bool waits_for_readers;   /* the first group lands when a second one is on its way, however late its bytes come */
     uint64_t fail_at_overlap; /* the n-th call after that fails; 0: none */
     uint64_t calls_before;
+    uint64_t n_done, n_slots_kept; /* pipelines that were done, and slots of their rings that were not free then */
     int fail_code;
 } seen = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
@@ -46,6 +47,23 @@ enum wm_status __wrap_group_await(const struct pipeline *p, struct backend *back
                                   struct group_flight *flight, bool *is_done, struct wm_error *err);
 void __real_group_hash(struct run_job *job, size_t first, size_t n, const unsigned char *out);
 void __wrap_group_hash(struct run_job *job, size_t first, size_t n, const unsigned char *out);
+bool __real_schedule_is_done(struct pipeline *p);
+bool __wrap_schedule_is_done(struct pipeline *p);
+
+/* Called with the pipeline's lock held. */
+bool __wrap_schedule_is_done(struct pipeline *p)
+{
+    const struct plan_memory *m = &p->plan->memory;
+    bool is_done = __real_schedule_is_done(p);
+
+    if (!is_done)
+        return false;
+    pthread_mutex_lock(&seen.lock);
+    seen.n_done++;
+    seen.n_slots_kept += m->n_slots - p->n_free_slots + m->n_out_slots - p->n_free_out_slots;
+    pthread_mutex_unlock(&seen.lock);
+    return true;
+}
 
 enum wm_status __wrap_group_submit(const struct pipeline *p, struct backend *backend, void *thread, struct run_job *job,
                                    unsigned char *out, struct group_flight **flight, struct wm_error *err)
@@ -126,6 +144,7 @@ static void forget(void)
     seen.n_in_flight = seen.most_in_flight = seen.n_submitted = seen.n_not_done = 0;
     seen.most_members = 0;
     seen.waits_for_readers = false;
+    seen.n_done = seen.n_slots_kept = 0;
     seen.fail_at_overlap = 0;
     seen.n_hashed = seen.n_large_hashed = seen.n_large_hashed_by_driver = 0;
 }
@@ -215,6 +234,8 @@ static void groups_among_tiles_give_the_cpus_bytes(void **state)
             assert_string_equal(rig.h.warning, "");
             expect_no_leaks();
             assert_true(seen.n_submitted > 3);
+            assert_true(seen.n_done > 0);
+            assert_int_equal(seen.n_slots_kept, 0);
             assert_in_range(seen.most_members, 2, 256);
             n_full += seen.most_members == 256;
             assert_int_equal(seen.n_in_flight, 0);
@@ -360,6 +381,8 @@ static void a_device_is_lost_with_groups_on_their_way(void **state)
         if (!rig_has_cpu_bytes(&r, out))
             fail_msg("call %d fails: other bytes", (int)n);
         assert_true(seen.most_in_flight > 1);
+        assert_true(seen.n_done > 0);
+        assert_int_equal(seen.n_slots_kept, 0);
         expect_nothing_kept(1, (int)n);
         is_lost = strstr(r.h.warning, "GPU 0 failed") != NULL;
         n_lost += is_lost;
