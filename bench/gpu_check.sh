@@ -66,7 +66,6 @@ if [ "$(df -m --output=avail "$ram" | tail -1)" -lt 8000 ]; then
     rm -rf "$ram"
     ram=$(mktemp -d)
 fi
-left_out="" # merges that time or room did not allow
 
 left() { # seconds
     if [ "$limit" -gt 0 ]; then echo $((limit - SECONDS)); else echo 86400; fi

@@ -15,8 +15,8 @@ set(CUDA_SOURCES kernels/elementwise/combine_group.cu kernels/elementwise/elemen
   kernels/statistics/select_small.cu)
 set(CUDA_C_SOURCES kernels/statistics/device_check.c kernels/statistics/device_statistics.c)
 set(CUDA_BACKEND_SOURCES host/engine/backend_cuda.c host/engine/backend_cuda_check.c
-  host/engine/backend_cuda_groups.c host/engine/backend_cuda_model.c host/engine/backend_cuda_ring.c host/engine/backend_cuda_select.c
-  host/engine/backend_cuda_tiles.c)
+  host/engine/backend_cuda_groups.c host/engine/backend_cuda_model.c host/engine/backend_cuda_ring.c
+  host/engine/backend_cuda_select.c host/engine/backend_cuda_tiles.c)
 set(CUDA_CLUSTER_SOURCES host/cluster/comm_nccl.c host/cluster/nccl_api.c)
 
 set(WM_HAVE_CUDA OFF)

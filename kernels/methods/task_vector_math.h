@@ -31,6 +31,12 @@ HD int32_t task_vector_magnitude(float delta)
  * nothing. */
 HD float task_vector_keep_top(float delta, int32_t above)
 {
+    return (int32_t)(float_bits(delta) & FLOAT_ABS_MASK) > above ? delta : 0.0f; /* a NaN is one, kept or not */
+}
+
+/* The same for who counts what is kept: there it matters whether a NaN is. */
+HD float task_vector_count_top(float delta, int32_t above)
+{
     return task_vector_magnitude(delta) > above ? delta : 0.0f;
 }
 
