@@ -28,16 +28,11 @@ HD int32_t task_vector_magnitude(float delta)
 }
 
 /* KEEP_TOP: `above` is threshold - 1 up to the tie index and threshold after it; -1 keeps everything, INT32_MAX
- * nothing. */
+ * nothing. Any NaN is more than an `above` that is none, and behind the tie index of a threshold that is one the element is
+ * NaN, kept or not: no need to make them the same. */
 HD float task_vector_keep_top(float delta, int32_t above)
 {
-    return (int32_t)(float_bits(delta) & FLOAT_ABS_MASK) > above ? delta : 0.0f; /* a NaN is one, kept or not */
-}
-
-/* The same for who counts what is kept: there it matters whether a NaN is. */
-HD float task_vector_count_top(float delta, int32_t above)
-{
-    return task_vector_magnitude(delta) > above ? delta : 0.0f;
+    return (int32_t)(float_bits(delta) & FLOAT_ABS_MASK) > above ? delta : 0.0f;
 }
 
 /* KEEP_RANDOM */

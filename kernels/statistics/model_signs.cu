@@ -56,7 +56,7 @@ static __device__ inline void count_group(const signs_args &a, size_t first, uin
         reader<ELEMS>::load(model.x, model.dtype, first, a.n_elems, x);
 #pragma unroll
         for (int j = 0; j < GROUP_ELEMS; j++) {
-            float kept = task_vector_count_top(task_vector_delta(x[j], base[j]), model.above);
+            float kept = task_vector_keep_top(task_vector_delta(x[j], base[j]), model.above);
             float value = task_vector_value(kept, model.scale, model.weight);
             sum[j] = sum[j] + value;
             any |= ((float_bits(value) & FLOAT_ABS_MASK) != 0 ? 1u : 0u) << j;

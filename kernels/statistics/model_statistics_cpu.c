@@ -142,7 +142,7 @@ static void add_values(const struct merge_model *model, int32_t above, const flo
 {
     const float scale = model->scale, weight = model->weight;
     for (size_t i = 0; i < n; i++) {
-        float kept = task_vector_count_top(task_vector_delta(x[i], base[i]), above);
+        float kept = task_vector_keep_top(task_vector_delta(x[i], base[i]), above);
         float value = task_vector_value(kept, scale, weight);
         sum[i] = sum[i] + value;
         any[i] |= float_bits(value) & FLOAT_ABS_MASK;

@@ -211,6 +211,7 @@ static void little_memory_means_smaller_tiles(void **state)
 
 static struct ring {
     int n_registered, n_refused; /* calls */
+    bool is_slow;
 } ring;
 
 /* Linked in place of the function. */
@@ -221,6 +222,8 @@ cudaError_t __wrap_cudaHostRegister(void *memory, size_t n_bytes, unsigned int f
 {
     cudaError_t code = __real_cudaHostRegister(memory, n_bytes, flags);
 
+    if (ring.is_slow)
+        nanosleep(&(struct timespec){.tv_nsec = 60000000}, NULL);
     ring.n_registered++;
     ring.n_refused += code == cudaErrorNotSupported;
     assert_int_equal(flags, cudaHostRegisterPortable); /* for all GPUs */
@@ -278,6 +281,34 @@ static void the_ring_is_page_locked(void **state)
         assert_int_equal(ring.n_refused, i % 2 ? 2 : 0);
         expect_nothing_kept(1, i);
     }
+    fixture_release(&r.f);
+}
+
+/* What page-locking takes is set-up. */
+static void set_up_is_timed(void **state)
+{
+    struct wm_error err = WM_ERROR_INIT;
+    struct wm_merge *merge = NULL;
+    double setup_seconds = 0;
+    struct gpu_rig r;
+    char *text, *at;
+
+    (void)state;
+    rig_init(&r);
+    rig_recipe(&r, merge_cases_recipes[1]);
+    rig_machine(&r, NULL, WM_DEVICE_CUDA);
+    ring = (struct ring){.is_slow = true};
+    assert_int_equal(wm_merge_open(&merge, fixture_path(&r.f, "c.yml"), &r.o, &err), WM_OK);
+    assert_int_equal(wm_merge_plan(merge, fixture_path(&r.f, "out"), &err), WM_OK);
+    assert_int_equal(wm_merge_run(merge, &err), WM_OK);
+    assert_int_equal(wm_merge_summary(merge, 1, &text, &err), WM_OK);
+    ring.is_slow = false;
+    at = strstr(text, "\"setup_seconds\": ");
+    assert_non_null(at);
+    setup_seconds = strtod(strchr(at, ':') + 1, NULL);
+    assert_true(setup_seconds >= ring.n_registered * 0.06 && ring.n_registered == 2);
+    wm_text_free(text);
+    wm_merge_free(merge);
     fixture_release(&r.f);
 }
 
@@ -515,6 +546,7 @@ int main(void)
         cmocka_unit_test(little_memory_means_smaller_tiles),
         cmocka_unit_test(memory_that_cannot_be_locked_is_used_as_it_is),
         cmocka_unit_test(the_ring_is_page_locked),
+        cmocka_unit_test(set_up_is_timed),
         cmocka_unit_test(the_device_budget_holds),
         cmocka_unit_test(a_gpu_that_cannot_start_is_left_out),
         cmocka_unit_test(a_driver_that_fails_is_told_of),
