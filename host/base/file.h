@@ -74,7 +74,11 @@ enum wm_status file_copy_whole(const char *from, const char *to, bool sync, stru
 enum wm_status file_make_dir(const char *path, struct wm_error *err); /* exists already: fine */
 enum wm_status file_rename(const char *from, const char *to, struct wm_error *err);
 enum wm_status file_unlink(const char *path, struct wm_error *err); /* missing already: fine */
-/* Removes a directory whose entries are plain files (one level; no sub-folders). */
+/* 0, or an errno: ENOTEMPTY; EBUSY when all that is in it after a second are removed files that other processes have open,
+ * which NFS and FUSE keep under names of their own until they are closed. */
+int file_remove_empty_dir(const char *path);
+/* Removes a directory whose entries are plain files (one level; no sub-folders). What others have open there is no error,
+ * and keeps the directory. */
 enum wm_status file_remove_flat_dir(const char *path, struct wm_error *err);
 bool file_exists(const char *path);
 bool file_is_dir(const char *path);

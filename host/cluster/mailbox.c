@@ -445,5 +445,5 @@ void mailbox_clear_stale(const struct mailbox *box, double seconds)
 
 void mailbox_remove_dir(const struct mailbox *box)
 {
-    rmdir(box->dir);
+    file_remove_empty_dir(box->dir);
 }

@@ -6,6 +6,7 @@
 #include "base/hash.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdint.h>
@@ -163,6 +164,44 @@ static void files_are_written_whole_or_not_at_all(void **state)
     free(tmp);
 }
 
+static int n_busy; /* calls that still find the file open elsewhere */
+
+static int still_open(enum file_call call, const char *path)
+{
+    (void)path;
+    return call == FILE_UNLINK && n_busy-- > 0 ? EBUSY : 0;
+}
+
+/* Network file systems keep removed files that somebody has open, under names of their own. */
+static void hidden_files_keep_no_folder(void **state)
+{
+    static const char *const names[] = {".nfs000000000001", ".fuse_hidden000000ab00000001"};
+    char dir[] = "/tmp/wm-base-XXXXXX", *paths[3];
+
+    (void)state;
+    assert_non_null(mkdtemp(dir));
+    for (int i = 0; i < 3; i++) {
+        paths[i] = file_path_join(dir, i < 2 ? names[i] : "notes.txt");
+        assert_int_equal(file_write_whole(paths[i], "x", 1, false, NULL), WM_OK);
+    }
+    assert_int_equal(file_remove_empty_dir(dir), ENOTEMPTY); /* notes.txt: not a folder that is given up */
+    assert_true(file_exists(paths[0]) && file_exists(paths[1]) && file_exists(paths[2]));
+    assert_int_equal(file_unlink(paths[2], NULL), WM_OK);
+    file_fault = still_open;
+    n_busy = INT_MAX; /* open for longer than anybody waits */
+    assert_int_equal(file_remove_empty_dir(dir), EBUSY);
+    assert_int_equal(file_remove_flat_dir(dir, NULL), WM_OK);
+    assert_true(file_exists(paths[0]));
+    n_busy = 6; /* each is found open thrice */
+    assert_int_equal(file_remove_empty_dir(dir), 0);
+    assert_int_equal(n_busy, -2);
+    file_fault = NULL;
+    assert_false(file_exists(dir));
+    assert_int_equal(file_remove_empty_dir(dir), ENOENT);
+    for (int i = 0; i < 3; i++)
+        free(paths[i]);
+}
+
 static void odd_files_are_refused(void **state)
 {
     char dir[] = "/tmp/wm-base-XXXXXX", *fifo, buffer[10];
@@ -231,6 +270,7 @@ int main(void)
         cmocka_unit_test(arena_arrays_grow),
         cmocka_unit_test(known_digests),
         cmocka_unit_test(files_are_written_whole_or_not_at_all),
+        cmocka_unit_test(hidden_files_keep_no_folder),
         cmocka_unit_test(odd_files_are_refused),
         cmocka_unit_test(paths_are_taken_apart),
         cmocka_unit_test(every_dtype_has_a_name_and_a_width),
