@@ -320,10 +320,8 @@ static bool is_of_parts(const char *name)
     return strncmp(name, begin, strlen(begin)) == 0 && n > strlen(end) && strcmp(name + n - strlen(end), end) == 0;
 }
 
-/* Side files of ours, whose names all have one thing in common, even those that were cut off under their temporary names,
- * must not reach the final directory. What parts have left to be finished by goes behind the rest: whoever is killed in
- * between finds parts that are not done, and not that there never were any. The lock goes last. */
-static enum wm_status remove_side_files(const struct output *output, struct wm_error *err)
+/* One listing's worth of them. */
+static enum wm_status remove_listed(const struct output *output, bool of_parts, size_t *n_removed, struct wm_error *err)
 {
     enum wm_status st = WM_OK;
     DIR *folder = opendir(output->partial_path);
@@ -331,56 +329,74 @@ static enum wm_status remove_side_files(const struct output *output, struct wm_e
 
     if (!folder)
         return error_set(err, WM_IO, "cannot list %s: %s", output->partial_path, strerror(errno));
-    for (int of_parts = 0; of_parts < 2; of_parts++) {
-        rewinddir(folder);
-        while ((entry = readdir(folder)) != NULL)
-            if (strstr(entry->d_name, ".warpmerge") && strcmp(entry->d_name, LOCK_NAME) != 0 &&
-                is_of_parts(entry->d_name) == of_parts)
-                TRY(remove_side_file(output, entry->d_name, err));
-    }
-    TRY(remove_side_file(output, LOCK_NAME, err));
+    *n_removed = 0;
+    while ((entry = readdir(folder)) != NULL)
+        if (strstr(entry->d_name, ".warpmerge") && strcmp(entry->d_name, LOCK_NAME) != 0 &&
+            is_of_parts(entry->d_name) == of_parts) {
+            TRY(remove_side_file(output, entry->d_name, err));
+            ++*n_removed;
+        }
 out:
     closedir(folder);
     return st;
 }
 
-/* --overwrite: the two directories trade names in one step, then the old one is removed. Where the file system cannot
- * exchange names, the old directory steps aside first. */
-static enum wm_status replace(const struct output *output, struct wm_error *err)
+/* Side files of ours, whose names all have one thing in common, even those that were cut off under their temporary names,
+ * must not reach the final directory. What parts have left to be finished by goes behind the rest: whoever is killed in
+ * between finds parts that are not done, and not that there never were any. The lock goes last. A listing is opened anew
+ * each time, until nothing is found: NFS skips entries while others are removed, and sshfs cannot rewind one. */
+static enum wm_status remove_side_files(const struct output *output, struct wm_error *err)
 {
-    enum wm_status st;
-    char *old = NULL;
+    enum { max_listings = 1000 };
+    enum wm_status st = WM_OK;
+
+    for (int of_parts = 0; of_parts < 2; of_parts++) {
+        size_t n_removed = 1;
+        for (int listing = 0; n_removed && listing < max_listings; listing++)
+            TRY(remove_listed(output, of_parts, &n_removed, err));
+    }
+    TRY(remove_side_file(output, LOCK_NAME, err));
+out:
+    return st;
+}
+
+/* --overwrite: the two directories trade names in one step, then the old one is removed. Where the file system cannot
+ * exchange names, the old directory steps aside first, for one that is there already: a run that was killed here, or
+ * somebody who had a file of it open, has left it behind an output that was complete. */
+static enum wm_status replace(const struct output *output, const char *aside, struct wm_error *err)
+{
+    enum wm_status st = WM_OK;
 
     if (renameat2(AT_FDCWD, output->partial_path, AT_FDCWD, output->final_path, RENAME_EXCHANGE) == 0)
         return file_remove_flat_dir(output->partial_path, err);
-    if (asprintf(&old, "%s.replaced", output->partial_path) < 0)
-        return error_no_memory(err, "finishing the output directory");
-    TRY(file_rename(output->final_path, old, err));
+    TRY(file_remove_flat_dir(aside, err));
+    TRY(file_rename(output->final_path, aside, err));
     st = file_rename(output->partial_path, output->final_path, err);
-    if (st != WM_OK) {
-        rename(old, output->final_path);
-        goto out;
-    }
-    TRY(file_remove_flat_dir(old, err));
+    if (st != WM_OK)
+        rename(aside, output->final_path);
 out:
-    free(old);
     return st;
 }
 
 enum wm_status output_commit(struct output *output, const struct wm_options *options, struct wm_error *err)
 {
     enum wm_status st;
-    char *parent = file_path_parent(output->final_path);
+    char *parent = file_path_parent(output->final_path), *aside = NULL;
 
-    if (!parent)
-        return error_no_memory(err, "finishing the output directory");
+    if (!parent || asprintf(&aside, "%s.replaced", output->partial_path) < 0) {
+        aside = NULL;
+        st = error_no_memory(err, "finishing the output directory");
+        goto out;
+    }
     TRY(remove_side_files(output, err));
     if (options->sync)
         TRY(file_sync_dir(output->partial_path, err));
-    TRY(output->replaces ? replace(output, err) : file_rename(output->partial_path, output->final_path, err));
+    TRY(output->replaces ? replace(output, aside, err) : file_rename(output->partial_path, output->final_path, err));
+    TRY(file_remove_flat_dir(aside, err));
     if (options->sync)
         TRY(file_sync_dir(parent, err));
 out:
+    free(aside);
     free(parent);
     return st;
 }

@@ -7,12 +7,13 @@ fail after a while, or they wait until it comes back. Needs root with CAP_NET_AD
 sftp-server and /dev/fuse: exit code 77 (skipped) without.
 """
 
+import subprocess
 import sys
 import time
 
 import network
-from team import (LARGE, SMALL, TOP, all_well, check, checkpoints, contains, end, end_all, equal, meeting_of, n_records,
-                  recipe, same, tests, wait_for)
+from team import (LARGE, SMALL, TINY, TOP, all_well, check, checkpoints, contains, die_with_parent, end, end_all, equal,
+                  meeting_of, n_records, recipe, same, start, tests, wait_for)
 
 DEADLINE = 2
 FEW_SECONDS = 15  # what a busy machine may add to a deadline
@@ -63,6 +64,42 @@ def test_same_bytes(folder):
         all_well(end_all(start_on(hosts[:n], recipe(method, models), out, per_host)))
         same(out, method, models, f"{method} on {n} hosts")
         check(not meeting_of(out).exists(), "the ranks' meeting place is left behind")
+
+
+def test_parts_are_finished(folder):
+    """None of the files that the parts and the ending of the merge know each other by is left in the output."""
+    models, out = checkpoints(TINY, "tiny"), place("parts")
+    config = recipe("linear", models)
+    all_well(end_all([start("merge", config, out, "--quiet", "--part", f"{k}/3", prefix=hosts[k].inside())
+                      for k in range(3)]))
+    all_well([end(start("finish", out, "--quiet", prefix=hosts[3].inside()))])
+    same(out, "linear", models, "three parts")
+    equal([p.name for p in out.parent.iterdir()], ["out"], "left behind")
+
+
+def test_an_output_is_replaced(folder):
+    """This file system exchanges no names. What a killed run left aside goes; what somebody reads goes the next time."""
+    models, out = checkpoints(TINY, "tiny"), place("replaced")
+    aside = out.parent / f".{out.name}.warpmerge-partial.replaced"
+    aside.mkdir()
+    (aside / "model.safetensors").write_text("left by a killed run")
+
+    def replace(method):
+        all_well(end_all(start_on(hosts[:1], recipe(method, models), out, 1, "--overwrite")))
+        same(out, method, models, method)
+
+    replace("linear")
+    check(not aside.exists(), "what a killed run left is still there")
+    shard = next(out.glob("*.safetensors"))
+    reader = subprocess.Popen([*hosts[0].inside(), "sh", "-c", f"exec 3<{shard}; echo; exec sleep 1000"],
+                              stdout=subprocess.PIPE, preexec_fn=die_with_parent)
+    reader.stdout.readline()
+    replace("ties")
+    check(list(aside.iterdir()), "nobody had a file of the old output open")
+    reader.kill()
+    reader.communicate()
+    replace("slerp")
+    equal([p.name for p in out.parent.iterdir()], ["out"], "left behind")
 
 
 def test_a_host_is_cut_off_and_its_storage_fails(folder):
