@@ -15,6 +15,7 @@
 
 #include <cmocka.h>
 
+#include "../support/sanitizers.h"
 #include "methods/tile.h"
 
 #include <math.h>
@@ -172,14 +173,9 @@ UNUSED_OK static void *new_fine_tune(const void *base, enum wm_dtype base_dtype,
 
 /* ---- running ------------------------------------------------------------------------------------------------ */
 
-/* ThreadSanitizer looks for races alone, in the best variant, and takes its time. */
-#ifdef __SANITIZE_THREAD__
-enum { UNDER_TSAN = 1, N_ISAS = 1 };
-static const char *const all_isas[N_ISAS] = {NULL};
-#else
-enum { UNDER_TSAN = 0, N_ISAS = 3 };
-static const char *const all_isas[N_ISAS] = {"portable", "avx2", "avx512"};
-#endif
+/* Under ThreadSanitizer the best variant alone. */
+enum { N_ISAS = UNDER_TSAN ? 1 : 3 };
+static const char *const all_isas[3] = {UNDER_TSAN ? NULL : "portable", "avx2", "avx512"};
 
 struct run {
     uint64_t tile_elems; /* 0: one tile */

@@ -1,6 +1,7 @@
 /* Whole merges: the same bytes whatever the threads, tiles and budget; failures leave nothing wrong and resume. */
 #include "base/file.h"
 #include "support/merge_cases.h"
+#include "support/sanitizers.h"
 
 #include <errno.h>
 #include <math.h>
@@ -16,13 +17,6 @@
 #include <unistd.h>
 
 #include <cmocka.h>
-
-/* ThreadSanitizer looks for races alone, and takes its time. */
-#ifdef __SANITIZE_THREAD__
-enum { UNDER_TSAN = 1 };
-#else
-enum { UNDER_TSAN = 0 };
-#endif
 
 static void expect_merge(const struct fixture *f, const char *out, const struct wm_options *options)
 {

@@ -2,6 +2,7 @@
  * neighbours; a bad value names its own tensor; stopped groups are done again. */
 #include "base/file.h"
 #include "support/merge_cases.h"
+#include "support/sanitizers.h"
 
 #include <errno.h>
 #include <setjmp.h>
@@ -12,13 +13,6 @@
 #include <string.h>
 
 #include <cmocka.h>
-
-/* ThreadSanitizer looks for races alone, and takes its time. */
-#ifdef __SANITIZE_THREAD__
-enum { UNDER_TSAN = 1 };
-#else
-enum { UNDER_TSAN = 0 };
-#endif
 
 enum { N_TENSORS = 160 };
 

@@ -2,6 +2,7 @@
  * tensor is read about once, and one that stays in memory is read once and not guessed. */
 #include "base/file.h"
 #include "support/merge_cases.h"
+#include "support/sanitizers.h"
 
 #include <errno.h>
 #include <setjmp.h>
@@ -12,13 +13,6 @@
 #include <string.h>
 
 #include <cmocka.h>
-
-/* ThreadSanitizer looks for races alone, and takes its time. */
-#ifdef __SANITIZE_THREAD__
-enum { UNDER_TSAN = 1 };
-#else
-enum { UNDER_TSAN = 0 };
-#endif
 
 /* 193 and 22 tiles of 64 KiB: enough for a guess, which needs 16. The smallest budget streams the first, and none is streamed
  * (nor guessed) with the default one. */

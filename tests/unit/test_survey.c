@@ -3,6 +3,7 @@
 #include "engine/survey.h"
 
 #include "base/file.h"
+#include "support/sanitizers.h"
 #include "survey_case.h"
 
 #include <errno.h>
@@ -14,13 +15,6 @@
 #include <unistd.h>
 
 #include <cmocka.h>
-
-/* ThreadSanitizer looks for races alone, and takes its time: what repeats a merge for other reasons is cut short. */
-#ifdef __SANITIZE_THREAD__
-enum { UNDER_TSAN = 1 };
-#else
-enum { UNDER_TSAN = 0 };
-#endif
 
 /* ---- through the public API ------------------------------------------------------------------------------------- */
 

@@ -158,12 +158,6 @@ UNUSED_OK static void *new_model(enum pattern pattern, const void *base, enum wm
 }
 
 /* Fibers under a sanitizer are slow: there every so many-th case runs. A prime, so that no size or type is left out. */
-#if defined(__SANITIZE_THREAD__)
-enum { EVERY = 11 };
-#elif defined(__SANITIZE_ADDRESS__)
-enum { EVERY = 5 };
-#else
-enum { EVERY = 1 };
-#endif
+enum { EVERY = UNDER_TSAN ? 11 : UNDER_ASAN ? 5 : 1 };
 
 #endif

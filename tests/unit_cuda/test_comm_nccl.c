@@ -5,6 +5,7 @@
  * What lives here: comm_nccl.c on pretended GPUs with a pretended NCCL (cuda_on_cpu/nccl_sim.h); control is comm_threads.
  * What it must not know: what happens when a call fails (test_comm_nccl_failure.c).
  */
+#include "../support/sanitizers.h"
 #include "comm_nccl_rig.h"
 #include "cuda_on_cpu.h"
 
@@ -15,12 +16,6 @@
 #include <string.h>
 
 #include <cmocka.h>
-
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-enum { SANITIZED = 1 };
-#else
-enum { SANITIZED = 0 };
-#endif
 
 /* ---- the answers ------------------------------------------------------------------------------------------------- */
 
@@ -71,10 +66,10 @@ static void answers_are_those_of_threads(void **state)
     struct run run;
 
     (void)state;
-    for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++)
+    for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s += UNDER_TSAN ? 3 : 1)
         for (int lazy = 0; lazy < 2; lazy++)
             for (unsigned n_polls = 0; n_polls < 4; n_polls += 3) {
-                if (SANITIZED && (n_polls == 0) == (lazy == 0)) /* half of it is still minutes */
+                if ((UNDER_ASAN || UNDER_TSAN) && (n_polls == 0) == (lazy == 0)) /* half of it is still minutes */
                     continue;
                 struct nccl_sim_config config = {.version = 22809, .n_polls = n_polls, .rank = -1};
                 machine(MAX_RANKS, lazy);

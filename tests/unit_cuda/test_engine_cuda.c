@@ -1,15 +1,12 @@
 /* Whole merges on a pretended GPU: the CPU's bytes, whatever the streams do or the memory holds. */
 #include "merge_on_gpu.h"
 #include "methods/device.h"
+#include "support/sanitizers.h"
 
 #include <time.h>
 
 /* A sanitizer makes each merge ten times as long. */
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-enum { RECIPE_STEP = 3 };
-#else
-enum { RECIPE_STEP = 1 };
-#endif
+enum { RECIPE_STEP = UNDER_ASAN || UNDER_TSAN ? 3 : 1 };
 
 /* Every recipe on every pretended machine: eager and lazy streams (a forgotten event shows in the latter), several
  * devices, and a device so small that nothing stays on it. Every tile is also recomputed by the backend itself. */
@@ -30,7 +27,7 @@ static void a_gpu_gives_the_cpus_bytes(void **state)
     rig_init(&rig);
     for (size_t r = RECIPE_STEP > 1; r < merge_cases_count; r += RECIPE_STEP) {
         rig_recipe(&rig, merge_cases_recipes[r]);
-        for (size_t m = 0; m < sizeof machines / sizeof *machines; m++) {
+        for (size_t m = UNDER_TSAN; m < sizeof machines / sizeof *machines; m += 1 + UNDER_TSAN) {
             struct cuda_on_cpu_config machine = cuda_on_cpu_default();
             struct cuda_on_cpu_counts counts;
             machine.n_devices = machines[m].devices;

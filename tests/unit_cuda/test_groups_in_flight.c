@@ -233,12 +233,12 @@ static void several_groups_wait_for_nothing_but_their_rounds(void **state)
 /* More groups than are on their way at once, awaited in any order, on streams that run at once or as late as they can. */
 static void any_order_gives_the_cpus_bytes(void **state)
 {
-    enum { ALL = 8 };
+    enum { ALL = UNDER_TSAN ? 5 : 8 };
     struct group_case *groups[ALL];
     uint64_t random = 12345;
 
     (void)state;
-    for (int way = 0; way < 4; way++) {
+    for (int way = 0; way < 4; way += UNDER_TSAN ? 3 : 1) {
         struct cuda_on_cpu_config config = cuda_on_cpu_default();
         size_t on_their_way[GROUPS], n = 0, next = 0;
         struct backend *b;
@@ -293,7 +293,7 @@ static void a_group_waits_for_room(void **state)
     void *thread;
 
     (void)state;
-    for (int lazy = 0; lazy < 2; lazy++) {
+    for (int lazy = UNDER_TSAN; lazy < 2; lazy++) {
         machine(lazy, 0, 0);
         b = open_backend(0, BUDGET, &thread);
         assert_non_null(b);
@@ -385,7 +385,7 @@ static void the_nth_call_may_fail(void **state)
 
     (void)state;
     for (int way = 0; way < 4; way++)
-        for (uint64_t n = 1 + (uint64_t)way; n<110; n += EVERY> 1 ? 23 : 3) {
+        for (uint64_t n = 1 + (uint64_t)way; n < 110; n += UNDER_TSAN ? 41 : EVERY > 1 ? 23 : 3) {
             struct group_case *groups[GROUPS];
             bool is_done[GROUPS] = {false}, was_lost = false;
             enum wm_status st = WM_OK;
@@ -427,7 +427,7 @@ static void the_nth_call_may_fail(void **state)
                 expect_no_leaks();
         }
     assert_true(n_lost > (EVERY > 1 ? 6 : 60));
-    assert_true(n_right > (EVERY > 1 ? 1 : 20));
+    assert_true(n_right > (UNDER_TSAN ? 0 : EVERY > 1 ? 1 : 20));
     assert_true(n_unfinished > n_lost);
     machine(false, 0, 0);
 }
