@@ -162,13 +162,14 @@ def test_killed_under_mpirun(folder):
         return
     models = checkpoints(LARGE, "large")
     config = recipe("ties", models)
-    for number, rank, wanted in ((signal.SIGKILL, 1, 137), (signal.SIGTERM, 1, 143), (signal.SIGTERM, None, 1)):
+    # mpirun tells the first code it hears of: another rank may hear of the stop, and end, before the one that was stopped.
+    for number, rank, wanted in ((signal.SIGKILL, 1, [137]), (signal.SIGTERM, 1, [143, 75]), (signal.SIGTERM, None, [1])):
         out = folder / f"out{number.value}-{rank}"
         job = start("merge", config, out, "--quiet", *SLOW, prefix=mpirun(3))
         check(wait_for_records(out, 1, 3, job), "the ranks ended before one could be killed")
         os.kill(job.pid if rank is None else process_of_rank(rank, out), number)
         code, text = end(job, 60)
-        equal(code, wanted, f"{number.name} to {'mpirun' if rank is None else rank}:\n{text}\n")
+        check(code in wanted, f"{code} of {wanted}, {number.name} to {'mpirun' if rank is None else rank}:\n{text}\n")
         if rank is not None:  # mpirun takes its time to stop ranks, which may end well meanwhile
             check(not out.exists() and partial_of(out).is_dir(), "nothing is left to continue from:", text)
         code, text = end(start("merge", config, out, "--quiet", prefix=mpirun(2)))
