@@ -188,6 +188,24 @@ static void a_look_sees_this_session_alone(void **state)
     mailbox_release(&other);
 }
 
+/* A letter that a network file system keeps under a name of its own does not keep the folder; another file does. */
+static void the_folder_goes_with_what_is_hidden_in_it(void **state)
+{
+    struct mailbox box = open_box("job", 5);
+    char note[CORPUS_PATH_BYTES];
+
+    (void)state;
+    touch(".fuse_hidden0000012b00000006");
+    touch("notes.txt");
+    mailbox_remove_dir(&box);
+    assert_int_equal(n_files(), 1);
+    corpus_path(note, "%s/notes.txt", root);
+    assert_int_equal(unlink(note), 0);
+    mailbox_remove_dir(&box);
+    assert_false(file_is_dir(root));
+    mailbox_release(&box);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -195,6 +213,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_letter_is_about_one_thing, root_set_up, root_tear_down),
         cmocka_unit_test_setup_teardown(the_first_to_create_a_letter_has_it, root_set_up, root_tear_down),
         cmocka_unit_test_setup_teardown(a_look_sees_this_session_alone, root_set_up, root_tear_down),
+        cmocka_unit_test_setup_teardown(the_folder_goes_with_what_is_hidden_in_it, root_set_up, root_tear_down),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
