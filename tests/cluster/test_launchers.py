@@ -170,6 +170,8 @@ def test_killed_under_mpirun(folder):
         os.kill(job.pid if rank is None else process_of_rank(rank, out), number)
         code, text = end(job, 60)
         check(code in wanted, f"{code} of {wanted}, {number.name} to {'mpirun' if rank is None else rank}:\n{text}\n")
+        if number == signal.SIGTERM and rank is not None:
+            contains(text, f"rank {rank} ", "stopped; run the same command again")
         if rank is not None:  # mpirun takes its time to stop ranks, which may end well meanwhile
             check(not out.exists() and partial_of(out).is_dir(), "nothing is left to continue from:", text)
         code, text = end(start("merge", config, out, "--quiet", prefix=mpirun(2)))
